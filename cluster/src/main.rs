@@ -1,0 +1,3 @@
+//! The cluster service manager.
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,3 @@
+//! The Net Manager of a worker node.
+#![forbid(unsafe_code)]
+fn main() {}

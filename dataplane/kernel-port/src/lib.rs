@@ -1,0 +1,1 @@
+//! Ports that the kernel holds: packet sockets, UDP sockets, TAP.

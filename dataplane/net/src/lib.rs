@@ -1,0 +1,1 @@
+//! Packet headers and checksums as views over bytes.

@@ -1,0 +1,1 @@
+//! The packet pipeline: classify, translate, deliver or encapsulate.

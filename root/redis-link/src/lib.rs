@@ -1,0 +1,1 @@
+//! A Redis connection that outlives its server.

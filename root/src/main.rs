@@ -1,0 +1,3 @@
+//! The root service manager.
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,1 @@
+//! Whole-system tests in network namespaces, and the demo.
