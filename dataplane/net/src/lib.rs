@@ -13,7 +13,7 @@
 //!
 //! // 10.18.0.2:4000 -> 10.30.0.1:53, UDP without a checksum
 //! let mut packet = [
-//!     0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0x66, 0xa0, 10, 18, 0, 2, 10, 30, 0, 1,
+//!     0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0x66, 0x9e, 10, 18, 0, 2, 10, 30, 0, 1,
 //!     0x0f, 0xa0, 0, 53, 0, 8, 0, 0,
 //! ];
 //! let mut headers = Headers::parse(&packet, packet.len())?;
@@ -35,6 +35,8 @@ pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+pub mod mss;
+pub mod ndp;
 pub mod packet;
 pub mod rewrite;
 pub mod tcp;

@@ -171,7 +171,7 @@ impl core::error::Error for ParseError {}
 /// ```
 /// use net::{address::Address, packet::{Fragment, Headers, Protocol}};
 /// let packet = [
-///     0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0x66, 0xa0, 10, 18, 0, 2, 10, 30, 0, 1,
+///     0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0x66, 0x9e, 10, 18, 0, 2, 10, 30, 0, 1,
 ///     0xff, 0xff, 0, 53, 0, 8, 0, 0,
 /// ];
 /// let headers = Headers::parse(&packet, packet.len()).unwrap();

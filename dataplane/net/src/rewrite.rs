@@ -10,7 +10,7 @@ use crate::address::Address;
 use crate::checksum::Delta;
 use crate::ipv4;
 use crate::ipv6;
-use crate::packet::{Headers, Protocol, Quoted, TcpFlags, Version};
+use crate::packet::{Headers, Protocol, Quoted, Version};
 
 /// What the transport checksum field holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -222,7 +222,7 @@ fn word(l3: &[u8], at: usize) -> Option<u16> {
 }
 
 #[inline]
-fn set_word(l3: &mut [u8], at: usize, value: u16) -> Result<(), Misfit> {
+pub(crate) fn set_word(l3: &mut [u8], at: usize, value: u16) -> Result<(), Misfit> {
     let field = l3
         .get_mut(at..)
         .and_then(|rest| rest.first_chunk_mut())
@@ -241,7 +241,7 @@ const fn finished(protocol: Protocol, delta: Delta, field: u16) -> u16 {
 
 /// Lets the transport checksum at L3 offset `at` follow a change of what it covers.
 #[inline]
-fn update_checksum(
+pub(crate) fn update_checksum(
     l3: &mut [u8],
     at: usize,
     protocol: Protocol,
@@ -318,64 +318,4 @@ pub fn set_tos(l3: &mut [u8], headers: &mut Headers, tos: u8) -> Result<(), Misf
     }
     headers.tos = tos;
     Ok(())
-}
-
-/// Lowers the maximum segment size that a SYN announces to at most `limit` bytes (RFC 9293 section
-/// 3.7.1), so that segments fit the tunnel. The size announced before, when it was lowered; `None` when
-/// there was nothing to do: no SYN, no such option, small enough already.
-///
-/// # Errors
-/// [`Misfit`] when `l3` does not hold the TCP header that the headers describe.
-#[inline]
-pub fn clamp_mss(
-    l3: &mut [u8],
-    headers: &Headers,
-    limit: u16,
-    state: L4State,
-) -> Result<Option<u16>, Misfit> {
-    if !headers.tcp_flags.any(TcpFlags::SYN) {
-        return Ok(None);
-    }
-    clamp_syn(l3, headers, limit, state)
-}
-
-#[cold]
-fn clamp_syn(
-    l3: &mut [u8],
-    headers: &Headers,
-    limit: u16,
-    state: L4State,
-) -> Result<Option<u16>, Misfit> {
-    let l4 = usize::from(headers.l4_offset);
-    let end = usize::from(headers.header_len);
-    let mut at = l4 + crate::tcp::HEADER_LEN;
-    while at + 4 <= end {
-        let &[kind, len, high, low] = l3
-            .get(at..)
-            .and_then(|rest| rest.first_chunk::<4>())
-            .ok_or(Misfit)?;
-        match (kind, len) {
-            (0, _) => break,
-            (1, _) => at += 1,
-            (2, 4) => {
-                let old = u16::from_be_bytes([high, low]);
-                if old <= limit {
-                    return Ok(None);
-                }
-                set_word(l3, at + 2, limit)?;
-                let mut delta = Delta::u16(old, limit);
-                if (at - l4) % 2 == 1 {
-                    delta = delta.at_odd_offset();
-                }
-                // A partial field holds the pseudo-header alone: options are added when it is finished.
-                if state == L4State::Finished {
-                    update_checksum(l3, l4 + 16, Protocol::TCP, state, delta)?;
-                }
-                return Ok(Some(old));
-            }
-            (_, 0 | 1) => break,
-            (_, len) => at += usize::from(len),
-        }
-    }
-    Ok(None)
 }
