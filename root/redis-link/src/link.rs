@@ -40,6 +40,27 @@ struct Current {
     generation: u64,
 }
 
+/// What is sent. Not a closure: futures of async closures are not `Send` for callers.
+#[derive(Clone, Copy)]
+enum Request<'a> {
+    Command(&'a Cmd),
+    Pipeline(&'a Pipeline),
+    Script(&'a ScriptInvocation<'a>),
+}
+
+impl Request<'_> {
+    async fn send<T: FromRedisValue>(
+        self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<T, RedisError> {
+        match self {
+            Self::Command(command) => command.query_async(connection).await,
+            Self::Pipeline(pipeline) => pipeline.query_async(connection).await,
+            Self::Script(call) => call.invoke_async(connection).await,
+        }
+    }
+}
+
 impl Link {
     /// A link to a target; nothing is contacted yet. `slot_key` is any key of the caller's (all
     /// share one hash tag); it matters on a Redis Cluster only.
@@ -69,8 +90,7 @@ impl Link {
     /// # Errors
     /// See [`LinkError`].
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, LinkError> {
-        self.attempt(async |connection| command.query_async(connection).await)
-            .await
+        self.attempt(Request::Command(command)).await
     }
 
     /// Sends a pipeline (atomic if the caller made it so); repeated like [`Link::query`].
@@ -78,8 +98,7 @@ impl Link {
     /// # Errors
     /// See [`LinkError`].
     pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, LinkError> {
-        self.attempt(async |connection| pipeline.query_async(connection).await)
-            .await
+        self.attempt(Request::Pipeline(pipeline)).await
     }
 
     /// Runs a script by its hash; a server that does not know it is given it first. Repeated
@@ -91,8 +110,7 @@ impl Link {
         &self,
         call: &ScriptInvocation<'_>,
     ) -> Result<T, LinkError> {
-        self.attempt(async |connection| call.invoke_async(connection).await)
-            .await
+        self.attempt(Request::Script(call)).await
     }
 
     /// Asks Redis for a sign of life.
@@ -137,14 +155,11 @@ impl Link {
         )
     }
 
-    async fn attempt<T>(
-        &self,
-        send: impl AsyncFn(&mut MultiplexedConnection) -> Result<T, RedisError>,
-    ) -> Result<T, LinkError> {
+    async fn attempt<T: FromRedisValue>(&self, request: Request<'_>) -> Result<T, LinkError> {
         let mut repeated = false;
         loop {
             let mut current = self.current().await?;
-            let error = match send(&mut current.connection).await {
+            let error = match request.send(&mut current.connection).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
