@@ -1,3 +1,140 @@
-//! The root service manager.
+//! The root service manager: hands out addresses, answers table queries, tells clusters what
+//! changed (contract section 2).
+//!
+//! Redis holds everything ([`keys`]), each operation is one script ([`store`]), HTTP is a thin
+//! layer over it ([`routes`]), and what clusters must hear leaves a queue in the background
+//! ([`notify`]), so that a request never waits for a cluster.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod config;
+mod feed;
+mod jwt;
+mod keys;
+mod listen;
+mod metrics;
+mod notify;
+mod routes;
+mod store;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+use crate::store::{Store, StoreError};
+
+/// How long open requests may take after SIGTERM.
+const GRACE: Duration = Duration::from_secs(5);
+
+fn main() -> anyhow::Result<()> {
+    let config = Config::parse();
+    start_logging(config.log_json);
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the tokio runtime cannot start")?
+        .block_on(run(config))
+}
+
+fn start_logging(json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if json {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let target = redis_link::Target::parse(&config.redis_url)
+        .context("REDIS_URL (--redis-url) cannot be used")?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), redis = %target, "root service manager starts");
+    let link = redis_link::Link::new(target, keys::SLOT_KEY);
+    let store = Store::new(link.clone(), config.address_rest);
+    let metrics = Arc::new(metrics::Metrics::default());
+    let notifier = notify::Notifier::new(store.clone(), Arc::clone(&metrics))
+        .context("the HTTP client for notifications cannot start")?;
+    let jwt = jwt::Verifier::new(config.jwt_key_url())
+        .context("the HTTP client for the JWT key cannot start")?;
+
+    // Services start in any order: listen at once, answer 503 until the others are there.
+    let listener = listen::listen(config.address, config.port)?;
+    tracing::info!(address = %listener.local_addr().context("no local address")?, "listening");
+
+    let prepared = tokio::spawn(prepare(link, store.clone()));
+    let background = [
+        tokio::spawn(Arc::clone(&jwt).fetch_until_known()),
+        tokio::spawn(Arc::clone(&notifier).watch_due()),
+        tokio::spawn(feed::heartbeats(store.clone())),
+        tokio::spawn(feed::expire(store.clone(), config.cluster_expiry)),
+    ];
+
+    let state = routes::AppState {
+        store,
+        notifier: Arc::clone(&notifier),
+        jwt,
+        metrics,
+        seen: Arc::default(),
+    };
+    let app = routes::router(state).into_make_service_with_connect_info::<SocketAddr>();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut wait = stopped.clone();
+    let server = axum::serve(listener, app).with_graceful_shutdown(async move {
+        // An error means that the sender is gone: stop as well.
+        let _ = wait.wait_for(|stop| *stop).await;
+    });
+    let mut server = tokio::spawn(async move { server.await });
+
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
+    let mut prepared = prepared;
+    let mut preparing = true;
+    let outcome = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            ended = &mut server => break ended.context("the HTTP server failed")?.context("the HTTP server failed"),
+            made = &mut prepared, if preparing => {
+                preparing = false;
+                match made.context("preparing the store failed") {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => break Err(anyhow::Error::new(error)),
+                    Err(error) => break Err(error),
+                }
+            }
+        }
+    };
+    tracing::info!("stopping");
+    let _ = stop.send(true);
+    if !server.is_finished() && tokio::time::timeout(GRACE, &mut server).await.is_err() {
+        tracing::warn!("some requests did not finish in time");
+    }
+    for task in background {
+        task.abort();
+    }
+    notifier.leave().await;
+    outcome
+}
+
+/// Waits for Redis and makes or checks the store. Only a store of another version is final.
+async fn prepare(link: redis_link::Link, store: Store) -> Result<(), StoreError> {
+    loop {
+        link.ready().await;
+        match store.prepare().await {
+            Ok(()) => return Ok(()),
+            Err(error @ StoreError::Schema { .. }) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the store cannot be prepared yet");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}

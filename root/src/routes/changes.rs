@@ -1,0 +1,37 @@
+//! `GET /api/net/changes`: what a cluster missed.
+
+use axum::Json;
+use axum::extract::{Query, State};
+use protocol::root_http::Changes;
+use serde::Deserialize;
+
+use super::AppState;
+use super::answer::ApiError;
+use super::caller::From;
+
+/// Query parameters.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Since {
+    since: Option<String>,
+    epoch: Option<String>,
+}
+
+/// Jobs of the caller's interest that changed since a revision.
+pub(crate) async fn since(
+    State(state): State<AppState>,
+    From(caller): From,
+    query: Result<Query<Since>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Changes>, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let since = match query.since.as_deref() {
+        None | Some("") => 0,
+        Some(text) => text.parse().map_err(|_| {
+            ApiError::bad_request(format!("since=`{text}` is not a revision: a number from 0"))
+        })?,
+    };
+    let epoch = query.epoch.unwrap_or_default();
+    let (changes, clusters) = state.store.changes(&caller, since, &epoch).await?;
+    state.note_seen(clusters);
+    Ok(Json(changes))
+}

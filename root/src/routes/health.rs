@@ -1,0 +1,32 @@
+//! Signs of life for whoever supervises this process.
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+
+use super::AppState;
+use super::answer::ApiError;
+
+/// The process answers.
+pub(crate) async fn alive() -> &'static str {
+    "ok"
+}
+
+/// Redis answers and the store is ours. The JWT key matters to netinfo alone.
+pub(crate) async fn ready(State(state): State<AppState>) -> Result<&'static str, ApiError> {
+    state.store.prepare().await.map_err(ApiError::unavailable)?;
+    Ok(if state.jwt.is_ready() {
+        "ready"
+    } else {
+        "ready, except for netinfo: the JWT generator has not given its key yet"
+    })
+}
+
+/// Prometheus text.
+pub(crate) async fn metrics(State(state): State<AppState>) -> Result<impl IntoResponse, ApiError> {
+    let overview = state.store.overview().await?;
+    Ok((
+        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
+        state.metrics.text(&overview),
+    ))
+}
