@@ -1,0 +1,176 @@
+//! Starting, waiting, stopping, and what every path answers.
+
+use crate::stage::{FakeCluster, Redis, Root, free_port, http, id, until};
+use serde_json::json;
+
+#[tokio::test]
+async fn it_starts_without_redis_answers_503_and_serves_once_redis_is_there() {
+    let mut redis = Redis::start().await;
+    redis.kill();
+    let root = Root::launch(&redis.url(), &[]).await;
+    root.get("/api/net/subnet").await.is(503);
+    root.get("/readyz").await.is(503);
+    root.service(1).await.is(503);
+    redis.again().await;
+    root.wait_ready().await;
+    root.get("/api/net/subnet").await.is(200);
+}
+
+#[tokio::test]
+async fn it_rides_out_a_restart_of_redis_and_keeps_what_it_acknowledged() {
+    let mut redis = Redis::start().await;
+    let root = Root::start(&redis, &[]).await;
+    root.service(1).await.is(200);
+    root.instance(1, 0).await.is(200);
+    root.register("c1", 1).await;
+    let before = root.job(1).await;
+    redis.kill();
+    root.service(2).await.is(503);
+    redis.again().await;
+    root.wait_ready().await;
+    assert_eq!(root.job(1).await, before);
+}
+
+#[tokio::test]
+async fn a_restart_of_the_root_changes_nothing() {
+    let redis = Redis::start().await;
+    let mut root = Root::start(&redis, &[]).await;
+    root.register("c1", 1).await;
+    root.service(1).await.is(200);
+    root.instance(1, 0).await.is(200);
+    let before = root.job(1).await;
+    assert!(root.terminate().await, "SIGTERM ends it with success");
+    let root = Root::start(&redis, &[]).await;
+    assert_eq!(root.job(1).await, before);
+}
+
+#[tokio::test]
+async fn an_empty_redis_after_a_loss_is_a_new_epoch() {
+    let redis = Redis::start().await;
+    let root = Root::start(&redis, &[]).await;
+    root.register("c1", 1).await;
+    root.service(1).await.is(200);
+    let before = root.job(1).await["epoch"].clone();
+    assert!(before.is_string());
+    redis.ask::<()>(&["FLUSHALL"]).await;
+    root.service(1).await.is(200);
+    root.register("c1", 1).await;
+    assert_ne!(root.job(1).await["epoch"], before);
+}
+
+#[tokio::test]
+async fn a_store_of_another_version_is_not_touched() {
+    let redis = Redis::start().await;
+    redis.ask::<()>(&["SET", "{oak:root}:schema", "999"]).await;
+    let mut root = Root::spawn(&redis.url(), &[]);
+    assert!(!root.ended().await, "it says why and ends");
+    let keys: Vec<String> = redis.ask(&["KEYS", "*"]).await;
+    assert_eq!(keys, ["{oak:root}:schema"]);
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_answer_json() {
+    let redis = Redis::start().await;
+    let root = Root::start(&redis, &[]).await;
+    root.get("/").await.is(404);
+    root.get("/api/net/nothing").await.is(404);
+    root.get("/api/net/service/deploy").await.is(405);
+    root.delete("/api/net/cluster").await.is(405);
+    root.post("/api/net/subnet", json!({})).await.is(405);
+}
+
+#[tokio::test]
+async fn malformed_bodies_are_400_with_a_reason() {
+    let redis = Redis::start().await;
+    let root = Root::start(&redis, &[]).await;
+    for path in [
+        "/api/net/cluster",
+        "/api/net/service/deploy",
+        "/api/net/instance/deploy",
+        "/api/net/service/net_deploy_status",
+        "/api/net/host",
+    ] {
+        for body in ["", "{", "[]", "null", "{}", "{\"_id\":{}}", "\u{0}"] {
+            let request = http().post(root.url(path)).body(body);
+            root.send(request).await.is(400);
+        }
+    }
+    // JSON counts, not what the header calls it.
+    let body = r#"{"cluster_id":"c","cluster_address":"127.0.0.1","cluster_port":"1"}"#;
+    let request = http()
+        .post(root.url("/api/net/cluster"))
+        .header("content-type", "text/plain");
+    root.send(request.body(body)).await.is(200);
+}
+
+#[tokio::test]
+async fn it_listens_on_ipv4_and_ipv6() {
+    let redis = Redis::start().await;
+    let root = Root::start(&redis, &[]).await;
+    let url = format!("http://[::1]:{}/healthz", root.port);
+    assert_eq!(http().get(url).send().await.unwrap().status(), 200);
+    root.get("/healthz").await.is(200);
+}
+
+#[tokio::test]
+async fn a_wrong_redis_url_ends_it_with_a_reason() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_root-service-manager"))
+        .env("REDIS_URL", "mongodb://user:hush@h/")
+        .env("MY_PORT", free_port().to_string())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("REDIS_URL") && text.contains("redis://"),
+        "{text}"
+    );
+    assert!(!text.contains("hush"), "{text}");
+}
+
+#[tokio::test]
+async fn metrics_show_clusters_and_pools() {
+    let redis = Redis::start().await;
+    let root = Root::start(&redis, &[]).await;
+    root.register("c1", 1).await;
+    root.service(1).await.is(200);
+    let text = root.get("/metrics").await.is(200).text;
+    assert!(
+        text.contains("oak_root_cluster_up{cluster_id=\"c1\"} 1"),
+        "{text}"
+    );
+    assert!(text.contains("oak_root_ipv4_next_index 1"), "{text}");
+}
+
+/// Every key is in one slot, so that the scripts run on a Redis Cluster.
+#[tokio::test]
+async fn it_works_on_a_redis_cluster() {
+    let redis = Redis::start_with(&["--cluster-enabled", "yes"]).await;
+    redis
+        .ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"])
+        .await;
+    until("the cluster is up", async || {
+        let info: String = redis.ask(&["CLUSTER", "INFO"]).await;
+        info.contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    let url = format!("redis-cluster://127.0.0.1:{}", redis.port);
+    let root = Root::launch(&url, &[]).await;
+    root.wait_ready().await;
+    let cluster = FakeCluster::start().await;
+    root.register("c1", cluster.port).await;
+    root.service(1).await.is(200);
+    root.instance(1, 0).await.is(200);
+    root.job(1).await;
+    root.running(1, 0, 2).await.is(200);
+    cluster.told(1).await;
+    root.get("/api/net/subnet").await.is(200);
+    root.post("/api/net/host", json!({"cluster_id": "c1", "node_id": "n"}))
+        .await
+        .is(200);
+    root.delete(&format!("/api/net/{}/-1", id(1))).await.is(200);
+    root.delete(&format!("/api/net/service/{}", id(1)))
+        .await
+        .is(200);
+    root.get("/api/net/changes?cluster_id=c1").await.is(200);
+}
