@@ -51,7 +51,6 @@ uint16_t dpdk_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **from, 
 
 struct dpdk_port_info {
 	struct rte_device *device;
-	uint64_t tx_offload_capa;
 	uint16_t max_rx_queues;
 	uint16_t max_tx_queues;
 	uint16_t min_mtu;
@@ -67,10 +66,17 @@ struct dpdk_port_info {
 };
 int dpdk_port_info(uint16_t port, struct dpdk_port_info *into);
 
+/* What a configured device does by itself. */
+enum dpdk_grant {
+	DPDK_FINISHES_CHECKSUMS = 1, /* TCP and UDP */
+	DPDK_CUTS_TCP = 2,
+	DPDK_TAKES_CHAINS = 4,
+};
+
 /* Configures the device and sets up all its queues. `offloads` asks for TX checksum and segmentation
- * as far as the device has them; the granted ones come back in `granted`. */
+ * as far as the device has them; what it granted comes back as bits of `dpdk_grant`. */
 int dpdk_port_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint16_t rx_desc, uint16_t tx_desc,
-			uint16_t mtu, int rss, int offloads, struct rte_mempool *pool, uint64_t *granted);
+			uint16_t mtu, int rss, int offloads, struct rte_mempool *pool, unsigned int *granted);
 int dpdk_port_link(uint16_t port, int *up, uint32_t *mbps);
 
 #endif

@@ -123,7 +123,6 @@ int dpdk_port_info(uint16_t port, struct dpdk_port_info *into)
 	if (rc != 0)
 		return rc;
 	into->device = info.device;
-	into->tx_offload_capa = info.tx_offload_capa;
 	into->max_rx_queues = info.max_rx_queues;
 	into->max_tx_queues = info.max_tx_queues;
 	into->min_mtu = info.min_mtu;
@@ -141,11 +140,12 @@ int dpdk_port_info(uint16_t port, struct dpdk_port_info *into)
 }
 
 int dpdk_port_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint16_t rx_desc, uint16_t tx_desc,
-			uint16_t mtu, int rss, int offloads, struct rte_mempool *pool, uint64_t *granted)
+			uint16_t mtu, int rss, int offloads, struct rte_mempool *pool, unsigned int *granted)
 {
 	const uint64_t requests = RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM |
 				  RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_SCTP_CKSUM |
 				  RTE_ETH_TX_OFFLOAD_TCP_TSO | RTE_ETH_TX_OFFLOAD_UDP_TSO;
+	const uint64_t checksums = RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
 	struct rte_eth_dev_info info;
 	struct rte_eth_conf conf;
 	int socket, rc;
@@ -194,7 +194,13 @@ int dpdk_port_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, u
 		if (rc != 0)
 			return rc;
 	}
-	*granted = conf.txmode.offloads;
+	*granted = 0;
+	if ((conf.txmode.offloads & checksums) == checksums)
+		*granted |= DPDK_FINISHES_CHECKSUMS;
+	if (conf.txmode.offloads & RTE_ETH_TX_OFFLOAD_TCP_TSO)
+		*granted |= DPDK_CUTS_TCP;
+	if (conf.txmode.offloads & RTE_ETH_TX_OFFLOAD_MULTI_SEGS)
+		*granted |= DPDK_TAKES_CHAINS;
 	return 0;
 }
 
