@@ -48,7 +48,8 @@ impl Memory {
             Memory::Hugepages { dir } => dir.iter().map(|dir| format!("--huge-dir={}", dir.display())).collect(),
             Memory::NoHuge { megabytes } => {
                 let size = format!("-m{megabytes}");
-                ["--no-huge", &size, "--in-memory", "--no-telemetry"].map(str::to_owned).into()
+                // No one can attach, so there is nothing to leave behind in the run-time directory.
+                ["--no-huge", &size, "--no-shconf", "--no-telemetry"].map(str::to_owned).into()
             }
         }
     }
