@@ -1,4 +1,10 @@
 //! Links and subscriptions against real servers that are killed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "an unwrap in a test is an assertion, in what the tests share too"
+)]
 
 use std::net::TcpListener;
 use std::path::PathBuf;

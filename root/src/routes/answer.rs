@@ -15,6 +15,10 @@ pub(crate) struct ApiError {
     message: String,
 }
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "callers hand over text or an error alike"
+)]
 impl ApiError {
     fn new(status: StatusCode, message: impl ToString) -> Self {
         Self {

@@ -60,7 +60,7 @@ fn read_job(name: JobName, epoch: String, fields: &[(String, String)]) -> Result
             "node" => {}
             _ => match (field.get(..1), field.get(1..)) {
                 (Some("s"), Some(policy)) => {
-                    job.service_ip_list.push(read_service_ip(policy, value))
+                    job.service_ip_list.push(read_service_ip(policy, value));
                 }
                 (Some("i"), Some(number)) => job.instance_list.push(read_instance(number, value)?),
                 _ => {}

@@ -2,6 +2,13 @@
 //!
 //! Each test has a Redis server and as many roots as it needs, on free ports, with folders of
 //! their own; all end with the test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::needless_pass_by_value,
+    reason = "an unwrap in a test is an assertion, in what the tests share too"
+)]
 
 mod addresses;
 mod callers;
