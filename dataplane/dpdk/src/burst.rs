@@ -20,7 +20,10 @@ impl<const N: usize> Burst<N> {
     #[inline]
     #[must_use]
     pub const fn new() -> Self {
-        Self { items: [const { MaybeUninit::uninit() }; N], len: 0 }
+        Self {
+            items: [const { MaybeUninit::uninit() }; N],
+            len: 0,
+        }
     }
 
     /// Packets in the burst.
@@ -111,7 +114,10 @@ impl<const N: usize> Burst<N> {
     #[inline]
     pub fn drain(&mut self) -> Drain<'_> {
         let len = std::mem::take(&mut self.len);
-        Drain { items: &mut self.items[..len], next: 0 }
+        Drain {
+            items: &mut self.items[..len],
+            next: 0,
+        }
     }
 
     /// The packets.
@@ -174,7 +180,13 @@ impl<const N: usize> Burst<N> {
         self.len -= n;
         if self.len > 0 && n > 0 {
             // SAFETY: both ranges lie within the initialised slots; the sources are forgotten.
-            unsafe { ptr::copy(self.items.as_ptr().add(n), self.items.as_mut_ptr(), self.len) };
+            unsafe {
+                ptr::copy(
+                    self.items.as_ptr().add(n),
+                    self.items.as_mut_ptr(),
+                    self.len,
+                )
+            };
         }
     }
 }
@@ -183,7 +195,12 @@ impl<const N: usize> Burst<N> {
 #[inline]
 fn free(items: &mut [MaybeUninit<Mbuf>]) {
     // SAFETY: callers pass initialised slots that they forget; Mbuf is a non-null pointer to its chain.
-    unsafe { sys::rte_pktmbuf_free_bulk(items.as_mut_ptr().cast(), u32::try_from(items.len()).unwrap_or(u32::MAX)) };
+    unsafe {
+        sys::rte_pktmbuf_free_bulk(
+            items.as_mut_ptr().cast(),
+            u32::try_from(items.len()).unwrap_or(u32::MAX),
+        )
+    };
 }
 
 impl<const N: usize> Default for Burst<N> {

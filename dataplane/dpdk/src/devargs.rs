@@ -14,7 +14,11 @@ pub(crate) fn missing_interface(devargs: &str) -> Option<String> {
     // net_tap's `iface` names an interface that it makes itself.
     let keys: &[&str] = match name(devargs) {
         driver if driver.starts_with("net_tap") => &["remote"],
-        driver if ["net_af_packet", "net_af_xdp", "net_pcap"].iter().any(|known| driver.starts_with(known)) => {
+        driver
+            if ["net_af_packet", "net_af_xdp", "net_pcap"]
+                .iter()
+                .any(|known| driver.starts_with(known)) =>
+        {
             &["iface", "rx_iface", "tx_iface", "rx_iface_in"]
         }
         _ => return None,
@@ -23,7 +27,9 @@ pub(crate) fn missing_interface(devargs: &str) -> Option<String> {
         .split(',')
         .skip(1)
         .filter_map(|pair| pair.split_once('='))
-        .find(|(key, interface)| keys.contains(key) && !Path::new("/sys/class/net").join(interface).exists())
+        .find(|(key, interface)| {
+            keys.contains(key) && !Path::new("/sys/class/net").join(interface).exists()
+        })
         .map(|(_, interface)| interface.to_owned())
 }
 
@@ -33,11 +39,20 @@ mod tests {
 
     #[test]
     fn finds_only_interfaces_that_must_exist() {
-        assert_eq!(missing_interface("net_af_packet0,iface=nope0,blocksz=4096").as_deref(), Some("nope0"));
-        assert_eq!(missing_interface("net_pcap0,rx_iface=lo,tx_iface=nope1").as_deref(), Some("nope1"));
+        assert_eq!(
+            missing_interface("net_af_packet0,iface=nope0,blocksz=4096").as_deref(),
+            Some("nope0")
+        );
+        assert_eq!(
+            missing_interface("net_pcap0,rx_iface=lo,tx_iface=nope1").as_deref(),
+            Some("nope1")
+        );
         assert_eq!(missing_interface("net_af_packet0,iface=lo"), None);
         assert_eq!(missing_interface("net_tap0,iface=nope0"), None);
-        assert_eq!(missing_interface("net_tap0,iface=x,remote=nope2").as_deref(), Some("nope2"));
+        assert_eq!(
+            missing_interface("net_tap0,iface=x,remote=nope2").as_deref(),
+            Some("nope2")
+        );
         assert_eq!(missing_interface("net_null0"), None);
         assert_eq!(name("net_null0,size=64"), "net_null0");
     }

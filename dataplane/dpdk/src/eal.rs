@@ -5,7 +5,8 @@
 //! that belong there demand; the caller keeps its affinity.
 
 use std::collections::BTreeSet;
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, CString, OsStr, c_char};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
@@ -74,22 +75,32 @@ pub enum LogLevel {
 #[derive(Debug, thiserror::Error)]
 pub enum EalError {
     /// DPDK can be initialised once per process, even after cleanup or a failure.
-    #[error("EAL was initialised before in this process, which DPDK allows once: keep the first Eal, or start a new process")]
+    #[error(
+        "EAL was initialised before in this process, which DPDK allows once: keep the first Eal, or start a new process"
+    )]
     AlreadyInitialised,
     /// No hugetlbfs.
-    #[error("no hugetlbfs is mounted: mount -t hugetlbfs none DIR and name it, or use ordinary memory (--no-huge)")]
+    #[error(
+        "no hugetlbfs is mounted: mount -t hugetlbfs none DIR and name it, or use ordinary memory (--no-huge)"
+    )]
     NoHugetlbfs,
     /// The given directory is no hugetlbfs.
-    #[error("{0} is not a mounted hugetlbfs: mount -t hugetlbfs none {0}, or name another directory")]
+    #[error(
+        "{0} is not a mounted hugetlbfs: mount -t hugetlbfs none {0}, or name another directory"
+    )]
     NotHugetlbfs(PathBuf),
     /// No hugepages.
-    #[error("no hugepage is free: reserve some (sysctl vm.nr_hugepages=512), or use ordinary memory (--no-huge)")]
+    #[error(
+        "no hugepage is free: reserve some (sysctl vm.nr_hugepages=512), or use ordinary memory (--no-huge)"
+    )]
     NoHugepages,
     /// No right to use hugepages.
     #[error("no permission to write to {0}: run as root, or chown the mount")]
     Permission(PathBuf),
     /// A CPU that this process cannot run on.
-    #[error("CPU {0} does not exist, is offline, or is outside this process's cpuset: choose others (nproc, lscpu -e)")]
+    #[error(
+        "CPU {0} does not exist, is offline, or is outside this process's cpuset: choose others (nproc, lscpu -e)"
+    )]
     NoSuchCpu(usize),
     /// A worker without CPUs.
     #[error("worker {0} has no CPU: give each worker at least one")]
@@ -110,7 +121,9 @@ pub enum EalError {
     #[error("cannot start the main lcore's thread: {0}")]
     Thread(std::io::Error),
     /// Another process has this prefix, or the run-time directory cannot be written.
-    #[error("EAL cannot lock its files ({errno}): another process may use file prefix {prefix:?}; choose another, or run as root")]
+    #[error(
+        "EAL cannot lock its files ({errno}): another process may use file prefix {prefix:?}; choose another, or run as root"
+    )]
     Files {
         /// As DPDK says.
         errno: Errno,
@@ -121,7 +134,9 @@ pub enum EalError {
     #[error("EAL has no memory ({0}): reserve more hugepages, or ask for fewer megabytes")]
     Memory(Errno),
     /// A device could not be made.
-    #[error("EAL cannot set up a device ({0}): check the driver's name and arguments, its package (apt-get install dpdk), and that we run as root; DPDK's lines above say which")]
+    #[error(
+        "EAL cannot set up a device ({0}): check the driver's name and arguments, its package (apt-get install dpdk), and that we run as root; DPDK's lines above say which"
+    )]
     Device(Errno),
     /// Anything else.
     #[error("EAL cannot start: {0}; DPDK's lines above say why")]
@@ -171,19 +186,30 @@ impl Eal {
         let mut state = lease::state();
         if let Err(error) = &started {
             // Half an EAL cannot be started again.
-            state.phase = if error.untouched() { Phase::Unused } else { Phase::Spent };
+            state.phase = if error.untouched() {
+                Phase::Unused
+            } else {
+                Phase::Spent
+            };
         } else {
             state.phase = Phase::Running;
         }
         drop(state);
-        started.map(|main| Self { lcores: Lcores::new(workers, commands), main: Some(main) })
+        started.map(|main| Self {
+            lcores: Lcores::new(workers, commands),
+            main: Some(main),
+        })
     }
 
     /// Runs `f` on worker lcore `worker` (the index in [`EalOptions::workers`]).
     ///
     /// # Errors
     /// When there is no such worker, or it is busy.
-    pub fn launch<F: FnOnce() + Send + 'static>(&self, worker: usize, f: F) -> Result<Worker, LaunchError> {
+    pub fn launch<F: FnOnce() + Send + 'static>(
+        &self,
+        worker: usize,
+        f: F,
+    ) -> Result<Worker, LaunchError> {
         self.lcores.launch(worker, Box::new(f))
     }
 
@@ -207,7 +233,10 @@ impl Drop for Eal {
 impl EalError {
     /// Whether it was found before EAL was called.
     fn untouched(&self) -> bool {
-        !matches!(self, Self::Files { .. } | Self::Memory(_) | Self::Device(_) | Self::Dpdk(_))
+        !matches!(
+            self,
+            Self::Files { .. } | Self::Memory(_) | Self::Device(_) | Self::Dpdk(_)
+        )
     }
 }
 
@@ -229,9 +258,10 @@ fn start(options: &EalOptions) -> Result<(), EalError> {
         let errno = Errno::last();
         return Err(match errno.0 {
             libc::EALREADY => EalError::AlreadyInitialised,
-            libc::EAGAIN | libc::EACCES | libc::EPERM => {
-                EalError::Files { errno, prefix: options.file_prefix.clone() }
-            }
+            libc::EAGAIN | libc::EACCES | libc::EPERM => EalError::Files {
+                errno,
+                prefix: options.file_prefix.clone(),
+            },
             libc::ENOMEM => EalError::Memory(errno),
             libc::ENODEV | libc::ENOTSUP => EalError::Device(errno),
             _ => EalError::Dpdk(errno),
@@ -241,6 +271,8 @@ fn start(options: &EalOptions) -> Result<(), EalError> {
     if matches!(options.memory, Memory::Hugepages { .. }) {
         // SAFETY: EAL is initialised. Without it, dpdk-dumpcap cannot attach; packets still flow.
         unsafe { sys::rte_pdump_init() };
+    } else {
+        remove_runtime_dir();
     }
     Ok(())
 }
@@ -257,18 +289,33 @@ fn stop(workers: usize) {
     state.phase = Phase::Spent;
     let idle = (1..=workers).all(|lcore| {
         // SAFETY: the lcore exists. A worker that waits has published all that it did.
-        u32::try_from(lcore).is_ok_and(|id| unsafe { sys::rte_eal_get_lcore_state(id) } == sys::rte_lcore_state_t::WAIT)
+        u32::try_from(lcore).is_ok_and(
+            |id| unsafe { sys::rte_eal_get_lcore_state(id) } == sys::rte_lcore_state_t::WAIT,
+        )
     });
     if idle && state.unreferenced() {
         // SAFETY: no handle, mbuf or worker is left that could use what goes away, and none can appear.
         unsafe { sys::rte_eal_cleanup() };
+        remove_runtime_dir();
     }
+}
+
+/// Removes EAL's run-time directory if it is empty; EAL itself leaves one behind for each process.
+fn remove_runtime_dir() {
+    // SAFETY: a terminated string that EAL keeps.
+    let dir = unsafe { CStr::from_ptr(sys::rte_eal_get_runtime_dir()) };
+    // Not empty: others use it, or capture files are left, which the next process takes over.
+    let _kept = std::fs::remove_dir(OsStr::from_bytes(dir.to_bytes()));
 }
 
 fn arguments(options: &EalOptions) -> Result<Vec<String>, EalError> {
     let prefix = &options.file_prefix;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if prefix.is_empty() || prefix.len() > 64 || !prefix.chars().all(plain) || prefix.starts_with('.') {
+    if prefix.is_empty()
+        || prefix.len() > 64
+        || !prefix.chars().all(plain)
+        || prefix.starts_with('.')
+    {
         return Err(EalError::FilePrefix(prefix.clone()));
     }
     if options.workers.len() as u64 >= u64::from(sys::dpdk_limit::DPDK_MAX_LCORE.unsigned_abs()) {
@@ -279,7 +326,10 @@ fn arguments(options: &EalOptions) -> Result<Vec<String>, EalError> {
             return Err(EalError::NoSuchInterface(missing));
         }
     }
-    let mut arguments = vec!["oakestra".to_owned(), format!("--lcores={}", lcores(options)?)];
+    let mut arguments = vec![
+        "oakestra".to_owned(),
+        format!("--lcores={}", lcores(options)?),
+    ];
     arguments.push("--main-lcore=0".to_owned());
     arguments.push(format!("--file-prefix={prefix}"));
     arguments.push(format!("--log-level={}", options.log_level as u32));
@@ -287,15 +337,29 @@ fn arguments(options: &EalOptions) -> Result<Vec<String>, EalError> {
     if options.pci_allow.is_empty() {
         arguments.push("--no-pci".to_owned());
     }
-    arguments.extend(options.pci_allow.iter().map(|device| format!("--allow={device}")));
-    arguments.extend(options.vdevs.iter().map(|device| format!("--vdev={device}")));
+    arguments.extend(
+        options
+            .pci_allow
+            .iter()
+            .map(|device| format!("--allow={device}")),
+    );
+    arguments.extend(
+        options
+            .vdevs
+            .iter()
+            .map(|device| format!("--vdev={device}")),
+    );
     Ok(arguments)
 }
 
 /// EAL's lcore map: lcore 0 is the main one, 1 and up are the workers, CPU numbers as the kernel's.
 fn lcores(options: &EalOptions) -> Result<String, EalError> {
     let own = affinity();
-    let main = if options.main_cpus.is_empty() { own.iter().copied().collect() } else { options.main_cpus.clone() };
+    let main = if options.main_cpus.is_empty() {
+        own.iter().copied().collect()
+    } else {
+        options.main_cpus.clone()
+    };
     let mut map = Vec::new();
     for (lcore, cpus) in std::iter::once(&main).chain(&options.workers).enumerate() {
         if cpus.is_empty() {
@@ -305,8 +369,14 @@ fn lcores(options: &EalOptions) -> Result<String, EalError> {
         map.push(format!("{lcore}@({})", list.join(",")));
     }
     // Trying is the only sure test; this thread is ours, and EAL reads its affinity afterwards.
-    let wanted: BTreeSet<usize> = main.iter().chain(options.workers.iter().flatten()).copied().collect();
-    let refused = wanted.into_iter().find(|cpu| !set_affinity(&BTreeSet::from([*cpu])));
+    let wanted: BTreeSet<usize> = main
+        .iter()
+        .chain(options.workers.iter().flatten())
+        .copied()
+        .collect();
+    let refused = wanted
+        .into_iter()
+        .find(|cpu| !set_affinity(&BTreeSet::from([*cpu])));
     set_affinity(&own);
     refused.map_or_else(|| Ok(map.join(",")), |cpu| Err(EalError::NoSuchCpu(cpu)))
 }
@@ -320,7 +390,9 @@ fn affinity() -> BTreeSet<usize> {
     // SAFETY: the set has the size that is given; CPU_ISSET stays below CPU_SETSIZE.
     unsafe {
         libc::sched_getaffinity(0, size_of_val(&set), &raw mut set);
-        (0..SET_SIZE).filter(|cpu| libc::CPU_ISSET(*cpu, &set)).collect()
+        (0..SET_SIZE)
+            .filter(|cpu| libc::CPU_ISSET(*cpu, &set))
+            .collect()
     }
 }
 

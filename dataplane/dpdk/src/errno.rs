@@ -37,5 +37,7 @@ impl fmt::Display for Errno {
 /// A name for C: not empty, without NUL, short enough for DPDK's tables.
 pub(crate) fn name(text: &str) -> Option<CString> {
     let max = usize::try_from(sys::dpdk_limit::DPDK_NAME_MAX).unwrap_or(0);
-    (!text.is_empty() && text.len() < max).then(|| CString::new(text).ok()).flatten()
+    (!text.is_empty() && text.len() < max)
+        .then(|| CString::new(text).ok())
+        .flatten()
 }

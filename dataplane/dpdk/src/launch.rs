@@ -39,13 +39,13 @@ pub enum WorkerError {
 type Task = Box<dyn FnOnce() + Send>;
 type Outcome = Result<(), WorkerError>;
 
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct Slot {
     progress: Mutex<Progress>,
     ended: Condvar,
 }
 
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct Progress {
     finished: bool,
     outcome: Option<Outcome>,
@@ -66,6 +66,7 @@ impl Slot {
 
 /// A launched closure. Dropping the handle lets it run on.
 #[must_use = "a worker's panic shows in join only"]
+#[derive(Debug)]
 pub struct Worker {
     slot: Arc<Slot>,
 }
@@ -112,7 +113,12 @@ impl Command {
         // SAFETY: the lcore exists, and `run_job` takes over the box that the pointer came from.
         let launched = unsafe {
             sys::rte_eal_wait_lcore(self.lcore);
-            Errno::check(sys::rte_eal_remote_launch(Some(run_job), job.cast(), self.lcore)).map(drop)
+            Errno::check(sys::rte_eal_remote_launch(
+                Some(run_job),
+                job.cast(),
+                self.lcore,
+            ))
+            .map(drop)
         };
         if launched.is_err() {
             // SAFETY: not launched, so the box is still ours.
@@ -156,7 +162,11 @@ pub(crate) struct Lcores {
 
 impl Lcores {
     pub(crate) fn new(count: usize, commands: mpsc::Sender<Command>) -> Self {
-        Self { slots: Mutex::new(vec![None; count]), commands: Mutex::new(Some(commands)), count }
+        Self {
+            slots: Mutex::new(vec![None; count]),
+            commands: Mutex::new(Some(commands)),
+            count,
+        }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -165,24 +175,43 @@ impl Lcores {
 
     pub(crate) fn launch(&self, worker: usize, task: Task) -> Result<Worker, LaunchError> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = slots.get_mut(worker).ok_or(LaunchError::NoSuchWorker(worker, self.count))?;
-        if current.as_ref().is_some_and(|slot| !slot.progress().finished) {
+        let current = slots
+            .get_mut(worker)
+            .ok_or(LaunchError::NoSuchWorker(worker, self.count))?;
+        if current
+            .as_ref()
+            .is_some_and(|slot| !slot.progress().finished)
+        {
             return Err(LaunchError::Busy(worker));
         }
         let slot = Arc::new(Slot::default());
-        let lcore = u32::try_from(worker + 1).map_err(|_| LaunchError::NoSuchWorker(worker, self.count))?;
+        let lcore =
+            u32::try_from(worker + 1).map_err(|_| LaunchError::NoSuchWorker(worker, self.count))?;
         let (reply, replied) = mpsc::channel();
-        let command = Command { lcore, job: Box::new(Job { task, slot: Arc::clone(&slot) }), reply };
+        let command = Command {
+            lcore,
+            job: Box::new(Job {
+                task,
+                slot: Arc::clone(&slot),
+            }),
+            reply,
+        };
         let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = commands.as_ref().ok_or(LaunchError::Stopped)?;
         sender.send(command).map_err(|_| LaunchError::Stopped)?;
-        replied.recv().map_err(|_| LaunchError::Stopped)?.map_err(|errno| LaunchError::Dpdk(worker, errno))?;
+        replied
+            .recv()
+            .map_err(|_| LaunchError::Stopped)?
+            .map_err(|errno| LaunchError::Dpdk(worker, errno))?;
         *current = Some(Arc::clone(&slot));
         Ok(Worker { slot })
     }
 
     /// Ends the main lcore's thread after the orders that it has.
     pub(crate) fn close(&self) {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.commands
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 }

@@ -28,7 +28,10 @@ struct Pool(NonNull<sys::rte_mempool>);
 // SAFETY: only asked for its counts, which DPDK allows from any thread.
 unsafe impl Send for Pool {}
 
-static STATE: Mutex<State> = Mutex::new(State { phase: Phase::Unused, pools: Vec::new() });
+static STATE: Mutex<State> = Mutex::new(State {
+    phase: Phase::Unused,
+    pools: Vec::new(),
+});
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
 pub(crate) fn state() -> MutexGuard<'static, State> {
@@ -53,6 +56,7 @@ impl State {
 }
 
 /// One reason not to clean up.
+#[derive(Debug)]
 pub(crate) struct Lease(());
 
 impl Lease {

@@ -221,7 +221,10 @@ impl Mbuf {
     #[inline]
     #[must_use]
     pub fn segments(&self) -> Segments<'_> {
-        Segments { next: Some(self.head()), mbuf: PhantomData }
+        Segments {
+            next: Some(self.head()),
+            mbuf: PhantomData,
+        }
     }
 
     /// Free bytes in front of the first segment; 0 when it is shared.
@@ -445,7 +448,9 @@ impl Mbuf {
             }
             set_field!(seg, data_off, field!(seg, buf_len) - narrow(n));
         }
-        let Some(room) = fresh.append(n) else { return false };
+        let Some(room) = fresh.append(n) else {
+            return false;
+        };
         if !self.copy_out(0, room) {
             return false;
         }
@@ -492,7 +497,10 @@ impl Mbuf {
     /// packet does not have them.
     #[inline]
     pub fn copy_out(&self, offset: usize, into: &mut [u8]) -> bool {
-        if offset.checked_add(into.len()).is_none_or(|end| end > self.pkt_len()) {
+        if offset
+            .checked_add(into.len())
+            .is_none_or(|end| end > self.pkt_len())
+        {
             return false;
         }
         let mut skip = offset;
@@ -530,7 +538,9 @@ impl Mbuf {
     #[inline]
     pub fn set_len(&mut self, n: usize) -> bool {
         let head = self.head();
-        let Ok(len) = u16::try_from(n) else { return false };
+        let Ok(len) = u16::try_from(n) else {
+            return false;
+        };
         if self.spare_mut().len() < n {
             return false;
         }
@@ -551,7 +561,11 @@ impl Mbuf {
     pub fn set_offload(&mut self, offload: Offload) {
         let head = self.head();
         let (flags, lengths) = offload.pack();
-        set_field!(head, ol_flags, (field!(head, ol_flags) & !offload::REQUESTS) | flags);
+        set_field!(
+            head,
+            ol_flags,
+            (field!(head, ol_flags) & !offload::REQUESTS) | flags
+        );
         self.set_tx_offload((self.tx_offload() & !offload::LENGTHS) | lengths);
     }
 
@@ -573,7 +587,8 @@ impl Mbuf {
         } else {
             sys::RTE_MBUF_F_TX_IPV4
         };
-        let versions = sys::RTE_MBUF_F_TX_IPV4 | sys::RTE_MBUF_F_TX_IPV6 | sys::RTE_MBUF_F_TX_IP_CKSUM;
+        let versions =
+            sys::RTE_MBUF_F_TX_IPV4 | sys::RTE_MBUF_F_TX_IPV6 | sys::RTE_MBUF_F_TX_IP_CKSUM;
         set_field!(head, ol_flags, (flags & !versions) | version);
         self.set_tx_offload((self.tx_offload() & !0x7f) | u64::from(l2_len & 0x7f));
     }
@@ -649,7 +664,10 @@ impl fmt::Debug for Mbuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mbuf")
             .field("pkt_len", &self.pkt_len())
-            .field("segments", &self.segments().map(<[u8]>::len).collect::<Vec<_>>())
+            .field(
+                "segments",
+                &self.segments().map(<[u8]>::len).collect::<Vec<_>>(),
+            )
             .field("offload", &self.offload())
             .finish()
     }

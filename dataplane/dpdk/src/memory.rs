@@ -27,7 +27,9 @@ const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 
 impl Memory {
     pub(crate) fn check(&self) -> Result<(), EalError> {
-        let Memory::Hugepages { dir } = self else { return Ok(()) };
+        let Memory::Hugepages { dir } = self else {
+            return Ok(());
+        };
         let dir = match dir {
             Some(dir) if is_hugetlbfs(dir) => dir.clone(),
             Some(dir) => return Err(EalError::NotHugetlbfs(dir.clone())),
@@ -45,21 +47,30 @@ impl Memory {
     pub(crate) fn arguments(&self) -> Vec<String> {
         match self {
             // Not --in-memory: capture and telemetry tools attach by the files that it would not make.
-            Memory::Hugepages { dir } => dir.iter().map(|dir| format!("--huge-dir={}", dir.display())).collect(),
+            Memory::Hugepages { dir } => dir
+                .iter()
+                .map(|dir| format!("--huge-dir={}", dir.display()))
+                .collect(),
             Memory::NoHuge { megabytes } => {
                 let size = format!("-m{megabytes}");
                 // No one can attach, so there is nothing to leave behind in the run-time directory.
-                ["--no-huge", &size, "--no-shconf", "--no-telemetry"].map(str::to_owned).into()
+                ["--no-huge", &size, "--no-shconf", "--no-telemetry"]
+                    .map(str::to_owned)
+                    .into()
             }
         }
     }
 }
 
 fn is_hugetlbfs(dir: &Path) -> bool {
-    let Ok(path) = CString::new(dir.as_os_str().as_bytes()) else { return false };
+    let Ok(path) = CString::new(dir.as_os_str().as_bytes()) else {
+        return false;
+    };
     let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: a terminated path and room for the result, which is read only on success.
-    let kind = unsafe { (libc::statfs(path.as_ptr(), stat.as_mut_ptr()) == 0).then(|| stat.assume_init().f_type) };
+    let kind = unsafe {
+        (libc::statfs(path.as_ptr(), stat.as_mut_ptr()) == 0).then(|| stat.assume_init().f_type)
+    };
     kind == Some(HUGETLBFS_MAGIC)
 }
 
@@ -86,7 +97,9 @@ fn free_hugepages() -> u64 {
 }
 
 fn writable(dir: &Path) -> bool {
-    let Ok(path) = CString::new(dir.as_os_str().as_bytes()) else { return false };
+    let Ok(path) = CString::new(dir.as_os_str().as_bytes()) else {
+        return false;
+    };
     // SAFETY: a terminated path.
     unsafe { libc::access(path.as_ptr(), libc::W_OK) == 0 }
 }

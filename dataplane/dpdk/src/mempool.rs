@@ -12,7 +12,7 @@ use crate::mbuf::Mbuf;
 /// A pool of equally large mbufs. Clones are handles to the same pool, which lasts as long as EAL.
 ///
 /// Worker lcores allocate and free through a cache of their own; other threads share the pool's ring.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Mempool {
     raw: NonNull<sys::rte_mempool>,
     _lease: Lease,
@@ -30,13 +30,17 @@ pub enum MempoolError {
     #[error("EAL is not running: call Eal::init first and keep the Eal")]
     NoEal,
     /// A name that DPDK cannot keep.
-    #[error("pool name {0:?} is empty, longer than DPDK's 25 bytes, or holds a NUL: choose another")]
+    #[error(
+        "pool name {0:?} is empty, longer than DPDK's 25 bytes, or holds a NUL: choose another"
+    )]
     Name(String),
     /// The name is in use; a pool lasts as long as EAL.
     #[error("a pool named {0:?} exists already: choose another name")]
     NameTaken(String),
     /// Bad sizes.
-    #[error("{count} mbufs with a cache of {cache} per lcore: DPDK takes a cache of at most 512 and two thirds of the count")]
+    #[error(
+        "{count} mbufs with a cache of {cache} per lcore: DPDK takes a cache of at most 512 and two thirds of the count"
+    )]
     Size {
         /// As asked for.
         count: u32,
@@ -44,7 +48,9 @@ pub enum MempoolError {
         cache: u32,
     },
     /// Not enough memory.
-    #[error("no memory for {count} mbufs of {data_room} bytes: reserve more hugepages, give Memory::NoHuge more megabytes, or ask for fewer")]
+    #[error(
+        "no memory for {count} mbufs of {data_room} bytes: reserve more hugepages, give Memory::NoHuge more megabytes, or ask for fewer"
+    )]
     NoMemory {
         /// As asked for.
         count: u32,
@@ -74,10 +80,14 @@ impl Mempool {
         if count == 0 || cache > 512 || u64::from(cache) * 3 > u64::from(count) * 2 {
             return Err(MempoolError::Size { count, cache });
         }
-        let socket = socket.map_or(sys::dpdk_limit::DPDK_SOCKET_ANY, |id| i32::try_from(id).unwrap_or(i32::MAX));
+        let socket = socket.map_or(sys::dpdk_limit::DPDK_SOCKET_ANY, |id| {
+            i32::try_from(id).unwrap_or(i32::MAX)
+        });
         let lease = Lease::take().ok_or(MempoolError::NoEal)?;
         // SAFETY: EAL runs, and the lease keeps it so; the name outlives the call.
-        let raw = unsafe { sys::rte_pktmbuf_pool_create(c_name.as_ptr(), count, cache, 0, data_room, socket) };
+        let raw = unsafe {
+            sys::rte_pktmbuf_pool_create(c_name.as_ptr(), count, cache, 0, data_room, socket)
+        };
         let Some(raw) = NonNull::new(raw) else {
             return Err(match Errno::last() {
                 Errno(libc::EEXIST) => MempoolError::NameTaken(name.to_owned()),

@@ -53,7 +53,8 @@ pub enum Segment {
 }
 
 /// The bits of `ol_flags` that an [`Offload`] owns.
-pub(crate) const REQUESTS: u64 = sys::RTE_MBUF_F_TX_L4_MASK | sys::RTE_MBUF_F_TX_TCP_SEG | sys::RTE_MBUF_F_TX_UDP_SEG;
+pub(crate) const REQUESTS: u64 =
+    sys::RTE_MBUF_F_TX_L4_MASK | sys::RTE_MBUF_F_TX_TCP_SEG | sys::RTE_MBUF_F_TX_UDP_SEG;
 
 const L3_SHIFT: u32 = 7;
 const L4_SHIFT: u32 = L3_SHIFT + 9;
@@ -76,9 +77,14 @@ impl Offload {
             Segment::Tcp { mss } => (sys::RTE_MBUF_F_TX_TCP_SEG, mss),
             Segment::Udp { size } => (sys::RTE_MBUF_F_TX_UDP_SEG, size),
         };
-        let l3_len = if self.l3_len < 1 << (L4_SHIFT - L3_SHIFT) { self.l3_len } else { 0 };
-        let lengths =
-            u64::from(l3_len) << L3_SHIFT | u64::from(self.l4_len) << L4_SHIFT | u64::from(size) << SIZE_SHIFT;
+        let l3_len = if self.l3_len < 1 << (L4_SHIFT - L3_SHIFT) {
+            self.l3_len
+        } else {
+            0
+        };
+        let lengths = u64::from(l3_len) << L3_SHIFT
+            | u64::from(self.l4_len) << L4_SHIFT
+            | u64::from(size) << SIZE_SHIFT;
         (checksum | segment, lengths)
     }
 

@@ -21,7 +21,7 @@ use crate::mempool::Mempool;
 const MAX_QUEUES: u16 = 64;
 
 /// How a port is set up.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct PortConfig {
     /// Receive queues, at most 64.
     pub rx_queues: u16,
@@ -45,7 +45,16 @@ impl PortConfig {
     /// One queue each way, 512 descriptors, MTU 1500, no RSS, no offloads.
     #[must_use]
     pub fn new(pool: Mempool) -> Self {
-        Self { rx_queues: 1, tx_queues: 1, rx_desc: 512, tx_desc: 512, pool, mtu: 1500, rss: false, offloads: false }
+        Self {
+            rx_queues: 1,
+            tx_queues: 1,
+            rx_desc: 512,
+            tx_desc: 512,
+            pool,
+            mtu: 1500,
+            rss: false,
+            offloads: false,
+        }
     }
 }
 
@@ -98,7 +107,9 @@ pub enum PortError {
     #[error("device {0:?} needs root (or CAP_NET_ADMIN and CAP_NET_RAW)")]
     Permission(String),
     /// The driver refused.
-    #[error("cannot attach {0:?} ({1}): check the driver's name and arguments, that the dpdk package with its PMDs is installed, and DPDK's lines above")]
+    #[error(
+        "cannot attach {0:?} ({1}): check the driver's name and arguments, that the dpdk package with its PMDs is installed, and DPDK's lines above"
+    )]
     Attach(String, Errno),
     /// All of DPDK's ports are in use.
     #[error("no port is free for {0:?}: this DPDK is built for {max}; detach one", max = sys::dpdk_limit::DPDK_MAX_ETHPORTS)]
@@ -157,19 +168,21 @@ fn control() -> MutexGuard<'static, u64> {
 /// A device that sends and receives frames.
 ///
 /// Dropping it stops the device (and removes it, if it was attached) as soon as no queue is in use.
+#[derive(Debug)]
 pub struct Port {
     inner: Arc<Inner>,
     config: Option<Queues>,
     started: bool,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Queues {
     rx: u16,
     tx: u16,
     granted: u32,
 }
 
+#[derive(Debug)]
 struct Inner {
     id: u16,
     name: String,
@@ -203,7 +216,9 @@ impl Port {
         let id = match probed {
             Ok(_) => id_of(name).ok_or_else(|| PortError::NotFound(name.to_owned()))?,
             Err(Errno(libc::EEXIST)) => return Err(PortError::Exists(name.to_owned())),
-            Err(Errno(libc::EPERM | libc::EACCES)) => return Err(PortError::Permission(name.to_owned())),
+            Err(Errno(libc::EPERM | libc::EACCES)) => {
+                return Err(PortError::Permission(name.to_owned()));
+            }
             Err(_) if all_used() => return Err(PortError::NoFreePort(name.to_owned())),
             Err(errno) => return Err(PortError::Attach(devargs.to_owned(), errno)),
         };
@@ -234,7 +249,11 @@ impl Port {
             tx_taken: AtomicU64::new(0),
             _lease: lease,
         };
-        Self { inner: Arc::new(inner), config: None, started: false }
+        Self {
+            inner: Arc::new(inner),
+            config: None,
+            started: false,
+        }
     }
 
     /// The device's name.
@@ -253,12 +272,23 @@ impl Port {
         }
         let _open = control();
         let info = self.info()?;
-        let (rx, tx) = (info.max_rx_queues.min(MAX_QUEUES), info.max_tx_queues.min(MAX_QUEUES));
+        let (rx, tx) = (
+            info.max_rx_queues.min(MAX_QUEUES),
+            info.max_tx_queues.min(MAX_QUEUES),
+        );
         if config.rx_queues > rx || config.tx_queues > tx {
-            return Err(PortError::Queues { name: self.inner.name.clone(), rx, tx });
+            return Err(PortError::Queues {
+                name: self.inner.name.clone(),
+                rx,
+                tx,
+            });
         }
         if !(info.min_mtu..=info.max_mtu).contains(&config.mtu) {
-            return Err(PortError::Mtu { name: self.inner.name.clone(), min: info.min_mtu, max: info.max_mtu });
+            return Err(PortError::Mtu {
+                name: self.inner.name.clone(),
+                min: info.min_mtu,
+                max: info.max_mtu,
+            });
         }
         self.config = None;
         let mut granted = 0;
@@ -278,7 +308,11 @@ impl Port {
             )
         };
         self.inner.check("be configured so", rc)?;
-        self.config = Some(Queues { rx: config.rx_queues, tx: config.tx_queues, granted });
+        self.config = Some(Queues {
+            rx: config.rx_queues,
+            tx: config.tx_queues,
+            granted,
+        });
         Ok(())
     }
 
@@ -295,7 +329,8 @@ impl Port {
         }
         let _open = control();
         // SAFETY: the port is ours and configured; control calls are serialised.
-        self.inner.check("start", unsafe { sys::rte_eth_dev_start(self.inner.id) })?;
+        self.inner
+            .check("start", unsafe { sys::rte_eth_dev_start(self.inner.id) })?;
         self.started = true;
         Ok(())
     }
@@ -313,7 +348,8 @@ impl Port {
         }
         let _open = control();
         // SAFETY: the port is ours and no queue handle exists; control calls are serialised.
-        self.inner.check("stop", unsafe { sys::rte_eth_dev_stop(self.inner.id) })?;
+        self.inner
+            .check("stop", unsafe { sys::rte_eth_dev_stop(self.inner.id) })?;
         self.started = false;
         Ok(())
     }
@@ -325,7 +361,9 @@ impl Port {
     /// the driver cannot.
     pub fn detach(mut self) -> Result<(), PortError> {
         let name = self.inner.name.clone();
-        let Some(inner) = Arc::get_mut(&mut self.inner) else { return Err(PortError::QueuesInUse(name)) };
+        let Some(inner) = Arc::get_mut(&mut self.inner) else {
+            return Err(PortError::QueuesInUse(name));
+        };
         inner.attached = false;
         inner.shut(true)
     }
@@ -337,7 +375,11 @@ impl Port {
     pub fn rx_queue(&self, queue: u16) -> Result<RxQueue, PortError> {
         let count = self.running()?.rx;
         self.take(&self.inner.rx_taken, queue, count)?;
-        Ok(RxQueue { port: self.inner.id, queue, inner: Arc::clone(&self.inner) })
+        Ok(RxQueue {
+            port: self.inner.id,
+            queue,
+            inner: Arc::clone(&self.inner),
+        })
     }
 
     /// The one handle of transmit queue `queue`; dropped, it can be had again.
@@ -347,11 +389,17 @@ impl Port {
     pub fn tx_queue(&self, queue: u16) -> Result<TxQueue, PortError> {
         let count = self.running()?.tx;
         self.take(&self.inner.tx_taken, queue, count)?;
-        Ok(TxQueue { port: self.inner.id, queue, inner: Arc::clone(&self.inner) })
+        Ok(TxQueue {
+            port: self.inner.id,
+            queue,
+            inner: Arc::clone(&self.inner),
+        })
     }
 
     fn running(&self) -> Result<Queues, PortError> {
-        self.config.filter(|_| self.started).ok_or_else(|| PortError::NotStarted(self.inner.name.clone()))
+        self.config
+            .filter(|_| self.started)
+            .ok_or_else(|| PortError::NotStarted(self.inner.name.clone()))
     }
 
     fn take(&self, taken: &AtomicU64, queue: u16, count: u16) -> Result<(), PortError> {
@@ -364,7 +412,10 @@ impl Port {
     /// Whether the device, as configured, finishes these by itself: TCP and UDP checksums, and cutting TCP.
     #[must_use]
     pub fn finishes(&self) -> (bool, bool) {
-        (self.granted(sys::dpdk_grant::DPDK_FINISHES_CHECKSUMS), self.granted(sys::dpdk_grant::DPDK_CUTS_TCP))
+        (
+            self.granted(sys::dpdk_grant::DPDK_FINISHES_CHECKSUMS),
+            self.granted(sys::dpdk_grant::DPDK_CUTS_TCP),
+        )
     }
 
     /// Whether the device, as configured, takes packets of several segments.
@@ -385,7 +436,9 @@ impl Port {
         let _open = control();
         let mut mac = MaybeUninit::<sys::rte_ether_addr>::zeroed();
         // SAFETY: the port exists, and there is room for the result.
-        self.inner.check("tell its MAC", unsafe { sys::rte_eth_macaddr_get(self.inner.id, mac.as_mut_ptr()) })?;
+        self.inner.check("tell its MAC", unsafe {
+            sys::rte_eth_macaddr_get(self.inner.id, mac.as_mut_ptr())
+        })?;
         // SAFETY: zeroed, then filled.
         Ok(unsafe { mac.assume_init() }.addr_bytes)
     }
@@ -398,7 +451,9 @@ impl Port {
         let _open = control();
         let mut stats = MaybeUninit::<sys::rte_eth_stats>::zeroed();
         // SAFETY: the port exists, and there is room for the result.
-        self.inner.check("tell its counters", unsafe { sys::rte_eth_stats_get(self.inner.id, stats.as_mut_ptr()) })?;
+        self.inner.check("tell its counters", unsafe {
+            sys::rte_eth_stats_get(self.inner.id, stats.as_mut_ptr())
+        })?;
         // SAFETY: zeroed, then filled; any bits are valid.
         let stats = unsafe { stats.assume_init() };
         Ok(PortStats {
@@ -433,7 +488,11 @@ impl Port {
     pub fn set_promiscuous(&mut self) -> Result<(), PortError> {
         let _open = control();
         // SAFETY: the port exists; control calls are serialised.
-        self.inner.check("become promiscuous", unsafe { sys::rte_eth_promiscuous_enable(self.inner.id) }).map(drop)
+        self.inner
+            .check("become promiscuous", unsafe {
+                sys::rte_eth_promiscuous_enable(self.inner.id)
+            })
+            .map(drop)
     }
 
     /// The kernel interface behind the device, if the driver has one; 0 is none.
@@ -453,7 +512,9 @@ impl Port {
         let _open = control();
         let info = self.info()?;
         // SAFETY: the shim terminates the name within its array.
-        Ok(unsafe { CStr::from_ptr(info.driver.as_ptr()) }.to_string_lossy().into_owned())
+        Ok(unsafe { CStr::from_ptr(info.driver.as_ptr()) }
+            .to_string_lossy()
+            .into_owned())
     }
 
     fn info(&self) -> Result<sys::dpdk_port_info, PortError> {
@@ -473,7 +534,9 @@ impl Inner {
     fn info(&self) -> Result<sys::dpdk_port_info, PortError> {
         let mut info = MaybeUninit::<sys::dpdk_port_info>::zeroed();
         // SAFETY: the port exists, and there is room for the result.
-        self.check("describe itself", unsafe { sys::dpdk_port_info(self.id, info.as_mut_ptr()) })?;
+        self.check("describe itself", unsafe {
+            sys::dpdk_port_info(self.id, info.as_mut_ptr())
+        })?;
         // SAFETY: zeroed, then filled; any bits are valid.
         Ok(unsafe { info.assume_init() })
     }
@@ -489,7 +552,8 @@ impl Inner {
         if remove {
             let device = self.info()?.device;
             // SAFETY: as above; the device outlives the port that it carries, and nothing uses it later.
-            let (closed, removed) = unsafe { (sys::rte_eth_dev_close(self.id), sys::rte_dev_remove(device)) };
+            let (closed, removed) =
+                unsafe { (sys::rte_eth_dev_close(self.id), sys::rte_dev_remove(device)) };
             *open &= !(1 << self.id);
             self.check("be closed", closed)?;
             return self.check("be removed", removed).map(drop);
@@ -516,11 +580,13 @@ fn id_of(name: &str) -> Option<u16> {
 
 fn all_used() -> bool {
     // SAFETY: a look into a table of DPDK_MAX_ETHPORTS entries; control calls are serialised.
-    (0..sys::dpdk_limit::DPDK_MAX_ETHPORTS)
-        .all(|id| u16::try_from(id).is_ok_and(|id| unsafe { sys::rte_eth_dev_is_valid_port(id) } != 0))
+    (0..sys::dpdk_limit::DPDK_MAX_ETHPORTS).all(|id| {
+        u16::try_from(id).is_ok_and(|id| unsafe { sys::rte_eth_dev_is_valid_port(id) } != 0)
+    })
 }
 
 /// The receiving end of one queue.
+#[derive(Debug)]
 pub struct RxQueue {
     port: u16,
     queue: u16,
@@ -534,7 +600,8 @@ impl RxQueue {
         #[allow(clippy::cast_possible_truncation)] // Limited.
         let room = into.room().min(usize::from(u16::MAX)) as u16;
         // SAFETY: the only handle of this queue, by `&mut`; the port runs as long as it exists; there is room.
-        let got = usize::from(unsafe { sys::dpdk_rx_burst(self.port, self.queue, into.spare(), room) });
+        let got =
+            usize::from(unsafe { sys::dpdk_rx_burst(self.port, self.queue, into.spare(), room) });
         // SAFETY: the driver filled `got` slots with packets that are ours now.
         unsafe { into.grow(got) };
         got
@@ -543,11 +610,14 @@ impl RxQueue {
 
 impl Drop for RxQueue {
     fn drop(&mut self) {
-        self.inner.rx_taken.fetch_and(!(1 << self.queue), Ordering::AcqRel);
+        self.inner
+            .rx_taken
+            .fetch_and(!(1 << self.queue), Ordering::AcqRel);
     }
 }
 
 /// The sending end of one queue.
+#[derive(Debug)]
 pub struct TxQueue {
     port: u16,
     queue: u16,
@@ -562,7 +632,8 @@ impl TxQueue {
         let len = from.len().min(usize::from(u16::MAX)) as u16;
         // SAFETY: the only handle of this queue, by `&mut`; the port runs as long as it exists; the
         // packets are initialised.
-        let sent = usize::from(unsafe { sys::dpdk_tx_burst(self.port, self.queue, from.raw(), len) });
+        let sent =
+            usize::from(unsafe { sys::dpdk_tx_burst(self.port, self.queue, from.raw(), len) });
         // SAFETY: the driver owns the first `sent` now.
         unsafe { from.forget_front(sent) };
         sent
@@ -583,6 +654,8 @@ impl TxQueue {
 
 impl Drop for TxQueue {
     fn drop(&mut self) {
-        self.inner.tx_taken.fetch_and(!(1 << self.queue), Ordering::AcqRel);
+        self.inner
+            .tx_taken
+            .fetch_and(!(1 << self.queue), Ordering::AcqRel);
     }
 }

@@ -39,7 +39,9 @@ pub enum RingError {
     #[error("EAL is not running: call Eal::init first and keep the Eal")]
     NoEal,
     /// A name that DPDK cannot keep.
-    #[error("ring name {0:?} is empty, longer than DPDK's 25 bytes, or holds a NUL: choose another")]
+    #[error(
+        "ring name {0:?} is empty, longer than DPDK's 25 bytes, or holds a NUL: choose another"
+    )]
     Name(String),
     /// The name is in use.
     #[error("a ring named {0:?} exists already: choose another name")]
@@ -48,13 +50,16 @@ pub enum RingError {
     #[error("a ring for {0} packets: DPDK takes 1 to 2^31 - 1")]
     Size(u32),
     /// Not enough memory.
-    #[error("no memory for a ring for {0} packets: reserve more hugepages, or give Memory::NoHuge more megabytes")]
+    #[error(
+        "no memory for a ring for {0} packets: reserve more hugepages, or give Memory::NoHuge more megabytes"
+    )]
     NoMemory(u32),
     /// Anything else.
     #[error("DPDK cannot make the ring: {0}")]
     Dpdk(Errno),
 }
 
+#[derive(Debug)]
 struct Raw {
     ring: NonNull<sys::rte_ring>,
     _lease: Lease,
@@ -78,7 +83,10 @@ impl Raw {
             sys::rte_ring_create(c_name.as_ptr(), size, any, flags | sys::RING_F_EXACT_SZ)
         };
         match NonNull::new(ring) {
-            Some(ring) => Ok(Self { ring, _lease: lease }),
+            Some(ring) => Ok(Self {
+                ring,
+                _lease: lease,
+            }),
             None => Err(match Errno::last() {
                 Errno(libc::EEXIST) => RingError::NameTaken(name.to_owned()),
                 Errno(libc::ENOMEM) => RingError::NoMemory(size),
@@ -95,7 +103,9 @@ impl Raw {
         #[allow(clippy::cast_possible_truncation)] // A burst is an array in memory.
         let len = from.len() as u32;
         // SAFETY: the burst's packets are initialised pointers; the ring lives; the caller's promise.
-        let sent = unsafe { sys::dpdk_ring_enqueue_burst(self.ring.as_ptr(), from.raw().cast(), len) } as usize;
+        let sent =
+            unsafe { sys::dpdk_ring_enqueue_burst(self.ring.as_ptr(), from.raw().cast(), len) }
+                as usize;
         // SAFETY: the ring owns the first `sent` now.
         unsafe { from.forget_front(sent) };
         sent
@@ -108,7 +118,9 @@ impl Raw {
         #[allow(clippy::cast_possible_truncation)] // A burst is an array in memory.
         let room = into.room() as u32;
         // SAFETY: the burst has `room` free slots; the ring lives; the caller's promise.
-        let got = unsafe { sys::dpdk_ring_dequeue_burst(self.ring.as_ptr(), into.spare().cast(), room) } as usize;
+        let got =
+            unsafe { sys::dpdk_ring_dequeue_burst(self.ring.as_ptr(), into.spare().cast(), room) }
+                as usize;
         // SAFETY: `got` slots were filled with packets that the ring owned.
         unsafe { into.grow(got) };
         got
@@ -128,6 +140,7 @@ impl Drop for Raw {
 }
 
 /// A bounded queue of packets that any thread may use at either end.
+#[derive(Debug)]
 pub struct Ring<T: RingItem> {
     raw: Raw,
     item: PhantomData<T>,
@@ -147,7 +160,10 @@ impl Ring<Mbuf> {
             RingFlags::RelaxedTail => sys::RING_F_MP_RTS_ENQ | sys::RING_F_MC_RTS_DEQ,
             RingFlags::HeadTail => sys::RING_F_MP_HTS_ENQ | sys::RING_F_MC_HTS_DEQ,
         };
-        Ok(Self { raw: Raw::create(name, size, flags)?, item: PhantomData })
+        Ok(Self {
+            raw: Raw::create(name, size, flags)?,
+            item: PhantomData,
+        })
     }
 
     /// Makes a ring that many threads fill and one empties, which costs the reader no atomic exchange:
@@ -155,11 +171,20 @@ impl Ring<Mbuf> {
     ///
     /// # Errors
     /// See [`RingError`].
-    pub fn inbox(name: &str, size: u32) -> Result<(RingSender<Mbuf>, RingReceiver<Mbuf>), RingError> {
+    pub fn inbox(
+        name: &str,
+        size: u32,
+    ) -> Result<(RingSender<Mbuf>, RingReceiver<Mbuf>), RingError> {
         let raw = Arc::new(Raw::create(name, size, sys::RING_F_SC_DEQ)?);
         Ok((
-            RingSender { raw: Arc::clone(&raw), item: PhantomData },
-            RingReceiver { raw, item: PhantomData },
+            RingSender {
+                raw: Arc::clone(&raw),
+                item: PhantomData,
+            },
+            RingReceiver {
+                raw,
+                item: PhantomData,
+            },
         ))
     }
 
@@ -179,6 +204,7 @@ impl Ring<Mbuf> {
 }
 
 /// The filling end of [`Ring::inbox`]; clone it for each producer.
+#[derive(Debug)]
 pub struct RingSender<T: RingItem> {
     raw: Arc<Raw>,
     item: PhantomData<fn(T)>,
@@ -186,7 +212,10 @@ pub struct RingSender<T: RingItem> {
 
 impl<T: RingItem> Clone for RingSender<T> {
     fn clone(&self) -> Self {
-        Self { raw: Arc::clone(&self.raw), item: PhantomData }
+        Self {
+            raw: Arc::clone(&self.raw),
+            item: PhantomData,
+        }
     }
 }
 
@@ -200,6 +229,7 @@ impl RingSender<Mbuf> {
 }
 
 /// The emptying end of [`Ring::inbox`]: there is one, and it is used by `&mut`.
+#[derive(Debug)]
 pub struct RingReceiver<T: RingItem> {
     raw: Arc<Raw>,
     item: PhantomData<fn() -> T>,

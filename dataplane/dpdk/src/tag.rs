@@ -16,7 +16,12 @@ pub(crate) fn offset() -> usize {
 
 /// Reserves the field; `None` if DPDK has no 8 aligned bytes left.
 pub(crate) fn register() -> Option<()> {
-    let mut field = sys::rte_mbuf_dynfield { name: [0; 64], size: 8, align: 8, flags: 0 };
+    let mut field = sys::rte_mbuf_dynfield {
+        name: [0; 64],
+        size: 8,
+        align: 8,
+        flags: 0,
+    };
     for (to, from) in field.name.iter_mut().zip(c"oakestra_tag".to_bytes()) {
         *to = from.cast_signed();
     }
