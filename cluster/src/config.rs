@@ -1,0 +1,156 @@
+//! Settings: the environment of the contract's section 3, each with a flag of the same name.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// The cluster service manager of Oakestra Net: it stands between the nodes of one cluster (MQTT)
+/// and the root service manager (HTTP).
+#[derive(Debug, Clone, Parser)]
+#[command(name = "cluster-service-manager", version)]
+pub struct Config {
+    /// Port of the HTTP interface, on all IPv4 and IPv6 addresses.
+    #[arg(long, env = "MY_PORT", default_value_t = 10110)]
+    pub my_port: u16,
+    /// Name of the cluster: names it to the root and its keys in Redis.
+    #[arg(long, env = "CLUSTER_NAME", default_value = "cluster")]
+    pub cluster_name: String,
+    /// Id of the cluster at the root, where it is known; the name otherwise.
+    #[arg(long, env = "CLUSTER_ID")]
+    pub cluster_id: Option<String>,
+    /// Address by which the root reaches this manager.
+    #[arg(long, env = "CLUSTER_ADDRESS")]
+    pub cluster_address: Option<String>,
+    /// MQTT broker's host.
+    #[arg(long, env = "MQTT_BROKER_URL", default_value = "127.0.0.1")]
+    pub mqtt_broker_url: String,
+    /// MQTT broker's port.
+    #[arg(long, env = "MQTT_BROKER_PORT", default_value_t = 10003)]
+    pub mqtt_broker_port: u16,
+    /// Folder with ca.crt, cluster_net.crt and cluster_net.key; with it, MQTT is TLS only.
+    #[arg(long, env = "MQTT_CERT")]
+    pub mqtt_cert: Option<PathBuf>,
+    /// Password of cluster_net.key.
+    #[arg(long, env = "CLUSTER_SERVICE_KEYFILE_PASSWORD", hide_env_values = true)]
+    pub cluster_service_keyfile_password: Option<String>,
+    /// Root service manager's host.
+    #[arg(long, env = "ROOT_SERVICE_MANAGER_URL", default_value = "127.0.0.1")]
+    pub root_service_manager_url: String,
+    /// Root service manager's port.
+    #[arg(long, env = "ROOT_SERVICE_MANAGER_PORT", default_value_t = 10099)]
+    pub root_service_manager_port: u16,
+    /// System manager's host (accepted for upstream's compose files; not contacted).
+    #[arg(long, env = "SYSTEM_MANAGER_URL")]
+    pub system_manager_url: Option<String>,
+    /// System manager's port (accepted for upstream's compose files; not contacted).
+    #[arg(long, env = "SYSTEM_MANAGER_PORT")]
+    pub system_manager_port: Option<String>,
+    /// This manager's Redis.
+    #[arg(
+        long,
+        env = "REDIS_URL",
+        default_value = "redis://127.0.0.1:6379",
+        hide_env_values = true
+    )]
+    pub redis_url: String,
+    /// The root's Redis, to hear of changes at once; HTTP notifications and polling without it.
+    #[arg(long, env = "ROOT_REDIS_URL", hide_env_values = true)]
+    pub root_redis_url: Option<String>,
+    /// Seconds between two questions for the root's changes.
+    #[arg(long, env = "CHANGES_POLL_SECONDS", default_value = "3", value_parser = seconds)]
+    pub changes_poll: Duration,
+    /// Seconds that a given-back subnetwork rests, where the root does not take it back.
+    #[arg(long, env = "ADDRESS_REST_SECONDS", default_value = "60", value_parser = seconds)]
+    pub address_rest: Duration,
+    /// Seconds without a sign of life after which a node without `net/status` has vanished.
+    #[arg(long, env = "NODE_SILENCE_SECONDS", default_value = "60", value_parser = seconds)]
+    pub node_silence: Duration,
+    /// Seconds that a node may be offline before its instances are withdrawn.
+    #[arg(long, env = "NODE_GRACE_SECONDS", default_value = "20", value_parser = seconds)]
+    pub node_grace: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| format!("`{text}` is not a number of seconds"))
+}
+
+impl Config {
+    /// Base of the root's URLs, without a slash at the end.
+    pub fn root_base(&self) -> String {
+        let host = self.root_service_manager_url.trim_end_matches('/');
+        let (scheme, host) = host.split_once("://").unwrap_or(("http", host));
+        let port = self.root_service_manager_port;
+        if host.contains(':') && !host.starts_with('[') {
+            format!("{scheme}://[{host}]:{port}")
+        } else {
+            format!("{scheme}://{host}:{port}")
+        }
+    }
+
+    /// How this cluster names itself to the root.
+    pub fn caller(&self) -> protocol::root_http::CallerQuery {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        protocol::root_http::CallerQuery {
+            cluster_id: given(&self.cluster_id),
+            cluster_name: Some(self.cluster_name.clone()).filter(|name| !name.is_empty()),
+            cluster_address: given(&self.cluster_address).map(|address| {
+                match address.parse::<std::net::Ipv6Addr>() {
+                    Ok(v6) => format!("[{v6}]:{}", self.my_port),
+                    Err(_) => format!("{address}:{}", self.my_port),
+                }
+            }),
+        }
+    }
+
+    /// The cluster's id as far as it is known here.
+    pub fn id(&self) -> &str {
+        self.cluster_id
+            .as_deref()
+            .filter(|id| !id.is_empty())
+            .unwrap_or(&self.cluster_name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Config {
+        Config::try_parse_from(std::iter::once("csm").chain(arguments.iter().copied())).unwrap()
+    }
+
+    #[test]
+    fn the_root_may_be_a_name_an_address_or_a_url() {
+        for (given, base) in [
+            ("root", "http://root:10099"),
+            ("::1", "http://[::1]:10099"),
+            ("http://root/", "http://root:10099"),
+        ] {
+            assert_eq!(
+                read(&["--root-service-manager-url", given]).root_base(),
+                base
+            );
+        }
+    }
+
+    #[test]
+    fn a_cluster_names_itself_with_address_and_port() {
+        let config = read(&["--cluster-name", "c1", "--cluster-address", "fd00::1"]);
+        let caller = config.caller();
+        assert_eq!(caller.cluster_address.as_deref(), Some("[fd00::1]:10110"));
+        assert_eq!(caller.cluster_name.as_deref(), Some("c1"));
+        assert_eq!(caller.cluster_id, None);
+        assert_eq!(config.id(), "c1");
+    }
+
+    #[test]
+    fn malformed_settings_are_refused() {
+        assert!(Config::try_parse_from(["csm", "--changes-poll", "soon"]).is_err());
+        assert!(Config::try_parse_from(["csm", "--changes-poll", "-1"]).is_err());
+        assert!(Config::try_parse_from(["csm", "--my-port", "65536"]).is_err());
+    }
+}

@@ -1,0 +1,83 @@
+//! Pulling jobs from the root into the local copy.
+//!
+//! Many things make a pull: a deployment, a notification, a table query, the feed. All go through
+//! here, so one rule holds: a ticket is taken before the root is asked, and an answer never
+//! replaces one that was asked for later (or has a higher revision). When nodes would see a
+//! difference, they are told.
+
+use protocol::JobName;
+use protocol::mqtt::ChangeKind;
+
+use crate::answer::Held;
+use crate::cluster::Cluster;
+use crate::root_client::{Key, RootError};
+use crate::store::{Store, StoreError, Stored};
+
+/// Why a job could not be pulled.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The root's part.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The store's part.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Pulls a job. `None`: the root does not know it.
+///
+/// `announcement` is owed to the nodes in any case, and [`ChangeKind::Deployment`] when they would
+/// see a difference.
+///
+/// # Errors
+/// See [`PullError`]; the copy is unchanged then.
+pub async fn pull(
+    cluster: &Cluster,
+    key: &Key,
+    announcement: Option<ChangeKind>,
+) -> Result<Option<JobName>, PullError> {
+    let store = &cluster.store;
+    let ticket = store.ticket().await?;
+    let Some(job) = cluster.root.job(key).await? else {
+        if let Key::Name(name) = key {
+            store.job_unknown(name, ticket, announcement).await?;
+        }
+        return Ok(None);
+    };
+    if let Key::Name(name) = key
+        && *name != job.job_name
+    {
+        return Err(PullError::Root(RootError::Malformed {
+            what: format!("the query for {name}"),
+            reason: format!("it is about {}", job.job_name),
+        }));
+    }
+    let announcement = match announcement {
+        Some(kind) => Some(kind),
+        None => differs(store, &job, ticket)
+            .await?
+            .then_some(ChangeKind::Deployment),
+    };
+    let withdrawn = announcement == Some(ChangeKind::Undeployment);
+    let stored = store
+        .store_job(&job, ticket, announcement, withdrawn)
+        .await?;
+    tracing::debug!(job = %job.job_name, ticket, ?stored, revision = ?job.revision, "pulled");
+    if stored == Stored::Forgotten {
+        tracing::info!(job = %job.job_name, "forgotten: no node asks for it and nothing runs here");
+    }
+    Ok(Some(job.job_name))
+}
+
+async fn differs(store: &Store, job: &protocol::Job, ticket: u64) -> Result<bool, StoreError> {
+    let Some(before) = store.held(&job.job_name).await? else {
+        return Ok(false);
+    };
+    let after = Held {
+        job: job.clone(),
+        ticket,
+        locals: before.locals.clone(),
+        loads: before.loads.clone(),
+    };
+    Ok(before.view() != after.view())
+}

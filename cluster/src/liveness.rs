@@ -1,0 +1,230 @@
+//! Which nodes have vanished.
+//!
+//! A node's will says so at once. For a node without `net/status` its NodeEngine's periodic
+//! `information` has to stop. Silence proves nothing while we ourselves hear nothing, and when more
+//! than half of the nodes are missing it is more likely the network or the broker: then none is
+//! withdrawn, and an alarm is raised.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cluster::Cluster;
+use crate::mqtt::Session;
+use crate::store::Lives;
+
+const TICK: Duration = Duration::from_millis(500);
+/// Longer than a tick, so that the same replica goes on.
+const LEASE: Duration = Duration::from_secs(3);
+
+/// A node that vanished, with what that was judged by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Vanished {
+    node: String,
+    status: String,
+    seen: String,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Judgement {
+    vanished: Vec<Vanished>,
+    alarm: bool,
+}
+
+/// Judges all nodes at one moment. `heard` is how long messages have been coming in without a pause.
+fn judge(lives: &Lives, heard: Duration, silence: Duration, grace: Duration) -> Judgement {
+    let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let (heard, silence, grace) = (
+        milliseconds(heard),
+        milliseconds(silence),
+        milliseconds(grace),
+    );
+    let mut known = 0_usize;
+    let mut missing = 0_usize;
+    let mut vanished = Vec::new();
+    let is_departed = |node: &String| lives.departed.contains(node);
+    for (node, status) in &lives.status {
+        if is_departed(node) {
+            continue;
+        }
+        known += 1;
+        let Some((online, since)) = status.split_once(' ') else {
+            continue;
+        };
+        if online == "1" {
+            continue;
+        }
+        missing += 1;
+        let offline_for = lives.now.saturating_sub(since.parse().unwrap_or(lives.now));
+        // It must have had the time to come back while we listened.
+        if offline_for.min(heard) >= grace {
+            vanished.push(Vanished {
+                node: node.clone(),
+                status: status.clone(),
+                seen: String::new(),
+            });
+        }
+    }
+    for (node, seen) in &lives.seen {
+        if lives.status.contains_key(node) || is_departed(node) {
+            continue;
+        }
+        known += 1;
+        let silent_for = lives.now.saturating_sub(seen.parse().unwrap_or(lives.now));
+        if silent_for.min(heard) >= silence {
+            missing += 1;
+            vanished.push(Vanished {
+                node: node.clone(),
+                status: String::new(),
+                seen: seen.clone(),
+            });
+        }
+    }
+    let alarm = missing * 2 > known;
+    if alarm {
+        vanished.clear();
+    }
+    Judgement { vanished, alarm }
+}
+
+/// Watches over the nodes, for ever.
+pub async fn run(cluster: Arc<Cluster>, session: Arc<Session>) {
+    let mut alarmed = false;
+    loop {
+        tokio::time::sleep(TICK).await;
+        let Some(heard) = session.up_for() else {
+            continue;
+        };
+        let store = &cluster.store;
+        match store.lease("liveness", &cluster.replica, LEASE).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(_) => {
+                // What nodes say meanwhile is not noted either.
+                session.disturbed();
+                continue;
+            }
+        }
+        let lives = match store.lives().await {
+            Ok(lives) => lives,
+            Err(error) => {
+                session.disturbed();
+                tracing::debug!(%error, "cannot look after the nodes");
+                continue;
+            }
+        };
+        let config = &cluster.config;
+        let judgement = judge(&lives, heard, config.node_silence, config.node_grace);
+        cluster
+            .metrics
+            .mass_vanish_alarm
+            .set(u64::from(judgement.alarm));
+        if judgement.alarm != alarmed {
+            alarmed = judgement.alarm;
+            if alarmed {
+                tracing::error!(
+                    "more than half of the nodes vanished at once; none is withdrawn. Check the broker and the network between it and the nodes"
+                );
+            } else {
+                tracing::info!("most nodes are back");
+            }
+        }
+        for gone in judgement.vanished {
+            match store.depart(&gone.node, &gone.status, &gone.seen).await {
+                Ok(Some(instances)) => {
+                    cluster.metrics.nodes_withdrawn_total.add();
+                    tracing::warn!(node = gone.node, instances, "node vanished; withdrawn");
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(node = gone.node, %error, "node not withdrawn yet"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const GRACE: Duration = Duration::from_secs(20);
+
+    fn lives(status: &[(&str, &str)], seen: &[(&str, &str)]) -> Lives {
+        let map = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(node, value)| ((*node).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        Lives {
+            now: 1_000_000,
+            status: map(status),
+            seen: map(seen),
+            departed: Vec::new(),
+        }
+    }
+
+    fn names(judgement: &Judgement) -> Vec<&str> {
+        judgement
+            .vanished
+            .iter()
+            .map(|gone| gone.node.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn a_will_counts_after_the_grace() {
+        let three = lives(&[("a", "0 970000"), ("b", "1 0"), ("c", "0 990000")], &[]);
+        assert!(judge(&three, MINUTE, MINUTE, GRACE).alarm, "two of three");
+        let four = lives(
+            &[
+                ("a", "0 970000"),
+                ("b", "1 0"),
+                ("c", "0 990000"),
+                ("d", "1 0"),
+            ],
+            &[],
+        );
+        let judgement = judge(&four, MINUTE, MINUTE, GRACE);
+        assert!(!judgement.alarm);
+        assert_eq!(names(&judgement), ["a"]);
+    }
+
+    #[test]
+    fn silence_counts_only_while_we_hear() {
+        let two = lives(&[], &[("a", "900000"), ("b", "999000")]);
+        assert_eq!(names(&judge(&two, 2 * MINUTE, MINUTE, GRACE)), ["a"]);
+        assert!(names(&judge(&two, GRACE, MINUTE, GRACE)).is_empty());
+    }
+
+    #[test]
+    fn a_node_with_a_status_never_expires_by_silence_and_one_with_neither_never() {
+        let nodes = lives(&[("a", "1 0"), ("b", "1 0")], &[("a", "1")]);
+        assert!(
+            judge(&nodes, 10 * MINUTE, MINUTE, GRACE)
+                .vanished
+                .is_empty()
+        );
+        assert_eq!(
+            judge(&Lives::default(), MINUTE, MINUTE, GRACE),
+            Judgement::default()
+        );
+    }
+
+    #[test]
+    fn more_than_half_at_once_raises_an_alarm_instead() {
+        let nodes = lives(&[], &[("a", "1"), ("b", "1"), ("c", "999999")]);
+        let judgement = judge(&nodes, 100 * MINUTE, MINUTE, GRACE);
+        assert!(judgement.alarm && judgement.vanished.is_empty());
+    }
+
+    #[test]
+    fn nodes_that_were_withdrawn_count_no_more() {
+        let mut nodes = lives(
+            &[("a", "0 0"), ("b", "0 0"), ("c", "1 0"), ("d", "1 0")],
+            &[],
+        );
+        nodes.departed = vec!["a".into()];
+        let judgement = judge(&nodes, MINUTE, MINUTE, GRACE);
+        assert_eq!(names(&judgement), ["b"]);
+    }
+}
