@@ -1,4 +1,5 @@
 //! What the node sends by itself is right, and it is silent where it must be.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod packets;
 

@@ -1,4 +1,5 @@
 //! What this crate reads is what another implementation reads.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod packets;
 
@@ -211,7 +212,7 @@ fn parse(packet: &[u8]) -> Result<Headers, ParseError> {
 fn ipv6_extension_headers() {
     let end = |n: usize| {
         [
-            vec![60, 0, 0, 0, 0, 0, 0, 0].repeat(n - 1),
+            [60, 0, 0, 0, 0, 0, 0, 0].repeat(n - 1),
             vec![17, 0, 0, 0, 0, 0, 0, 0],
         ]
         .concat()

@@ -1,4 +1,5 @@
 //! Every checksum is right after every edit, as another implementation judges.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod packets;
 

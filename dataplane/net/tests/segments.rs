@@ -1,4 +1,5 @@
 //! Cutting and joining: right packets, and each undoes the other.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod packets;
 
