@@ -1,1 +1,40 @@
-//! The packet pipeline: classify, translate, deliver or encapsulate.
+//! The data plane of a worker node: packets in, packets out.
+//!
+//! Containers dial Service IPs; poll-mode workers pick an instance, rewrite both addresses and deliver, or tunnel the
+//! packet to the node that runs the instance. The control plane sees [`Handle`] and the plain types of [`api`]; it
+//! never touches what a worker reads.
+//!
+//! | module | its one idea |
+//! |---|---|
+//! | [`api`] | what the Net Manager says and hears |
+//! | [`pipeline`] | one packet's way |
+//! | [`tunnel`] | large packets are cut and joined at the tunnel |
+//! | [`uplink`] | two kinds of port towards other nodes |
+//! | [`policy`] | how a Service IP picks |
+//! | [`tables`] | routes and flows, read without waiting |
+//! | [`counters`] | what happened to every packet |
+//! | [`control`] | the single writer |
+//! | [`worker`] | a worker lcore's loop |
+//! | [`runtime`] | start and stop |
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod clock;
+mod control;
+pub mod counters;
+mod handle;
+mod memory;
+pub mod offload;
+pub mod pipeline;
+pub mod plan;
+pub mod policy;
+pub mod runtime;
+pub mod tables;
+pub mod tunnel;
+pub mod uplink;
+mod worker;
+
+pub use api::*;
+pub use handle::Handle;
+pub use runtime::Dataplane;

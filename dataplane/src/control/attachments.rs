@@ -1,0 +1,279 @@
+//! Containers on this node: their slots, and the host TAP's.
+
+use net::address::Address;
+
+use super::{Controller, Resting};
+use crate::api::{Attachment, CommandError, Pair, Subnet};
+use crate::tables::region::Location;
+use crate::tables::routes::Route;
+use crate::tables::slots::AccessSlot;
+
+/// An attached container.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) attachment: Attachment,
+    pub(super) slot: u32,
+    pub(super) port: AccessSlot,
+}
+
+pub(super) fn v4_bits(pair: Pair) -> u32 {
+    pair.v4.map_or(0, u32::from)
+}
+
+pub(super) fn v6_address(pair: Pair) -> Address {
+    pair.v6.map_or(Address(0), |a| Address(u128::from(a)))
+}
+
+impl Controller {
+    fn take_slot(&mut self) -> Result<u32, CommandError> {
+        if let Some(slot) = self.free_slots.pop() {
+            return Ok(slot);
+        }
+        let slot = self.next_slot;
+        if slot as usize >= self.tables.slots.capacity() {
+            return Err(CommandError::Full(format!(
+                "this node has {} access ports, which is its limit; place the container on another node",
+                self.tables.slots.capacity()
+            )));
+        }
+        self.next_slot += 1;
+        Ok(slot)
+    }
+
+    fn filter(&mut self) -> Result<(), CommandError> {
+        let members: Vec<(u32, usize)> = self
+            .attached
+            .iter()
+            .map(|(&ifindex, a)| (ifindex, usize::from(a.port.worker)))
+            .collect();
+        self.access
+            .set_interfaces(&members)
+            .map_err(|e| CommandError::Kernel(e.to_string()))
+    }
+
+    // The worker with the fewest containers.
+    fn owner(&self) -> u16 {
+        let mut counts = vec![0usize; self.workers.len().max(1)];
+        for attached in self.attached.values() {
+            if let Some(count) = counts.get_mut(usize::from(attached.port.worker)) {
+                *count += 1;
+            }
+        }
+        let least = counts
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, count)| **count)
+            .map_or(0, |(n, _)| n);
+        u16::try_from(least).unwrap_or(0)
+    }
+
+    pub(super) fn attach(&mut self, attachment: Attachment) -> Result<(), CommandError> {
+        if self.attached.contains_key(&attachment.ifindex) {
+            return Err(CommandError::Attached(format!(
+                "interface {}",
+                attachment.interface
+            )));
+        }
+        let taken = attachment
+            .namespace
+            .iter()
+            .find(|&a| matches!(self.tables.route(a.into()), Some(Route::Local(_))));
+        if let Some(address) = taken {
+            return Err(CommandError::Attached(address.to_string()));
+        }
+        let slot = self.take_slot()?;
+        let instance = self.instance_ips(attachment.namespace);
+        let port = AccessSlot {
+            ifindex: attachment.ifindex,
+            worker: self.owner(),
+            mac: attachment.mac,
+            namespace_v4: v4_bits(attachment.namespace),
+            namespace_v6: v6_address(attachment.namespace),
+            instance_v4: v4_bits(instance),
+            instance_v6: v6_address(instance),
+        };
+        self.tables.slots.fill(slot, &port);
+        let ifindex = attachment.ifindex;
+        self.attached.insert(
+            ifindex,
+            Attached {
+                attachment,
+                slot,
+                port,
+            },
+        );
+        let published = self
+            .publish_slot(ifindex, slot)
+            .and_then(|()| self.filter());
+        if let Err(error) = published {
+            let _ = self.detach(ifindex);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    // Makes a filled slot the one that workers find.
+    fn publish_slot(&mut self, ifindex: u32, slot: u32) -> Result<(), CommandError> {
+        let Some(namespace) = self.attached.get(&ifindex).map(|a| a.attachment.namespace) else {
+            return Ok(());
+        };
+        self.tables
+            .interfaces
+            .set(
+                &self.tables.arena,
+                &mut self.allocator,
+                Address(u128::from(ifindex)),
+                u64::from(slot),
+            )
+            .map_err(|e| CommandError::Full(e.to_string()))?;
+        for address in namespace.iter() {
+            self.set_route(address.into(), Route::Local(slot))?;
+            self.queries.settled(address.into());
+        }
+        self.relocate(namespace, Location::Local(slot));
+        self.dirty = true;
+        Ok(())
+    }
+
+    pub(super) fn detach(&mut self, ifindex: u32) -> Result<bool, CommandError> {
+        let Some(gone) = self.attached.remove(&ifindex) else {
+            return Ok(false);
+        };
+        // The interface may be gone already; the filter is only told who is left.
+        let filtered = self.filter();
+        if let Some((_, cell)) = self
+            .tables
+            .interfaces
+            .remove(&self.tables.arena, Address(u128::from(ifindex)))
+        {
+            self.retire(cell, 1);
+        }
+        for address in gone.attachment.namespace.iter() {
+            if self.tables.route(address.into()) == Some(Route::Local(gone.slot)) {
+                self.remove_route(address.into());
+            }
+        }
+        self.relocate(gone.attachment.namespace, Location::Nowhere);
+        self.rest(Resting::Slot(gone.slot));
+        filtered.map(|()| true)
+    }
+
+    /// Gives a local container the Instance IPs that a job's routes name for it.
+    pub(super) fn learn_instance(
+        &mut self,
+        namespace: Pair,
+        instance: Pair,
+    ) -> Result<(), CommandError> {
+        if self.subnets.first().is_some_and(|s| s.gateway == namespace) {
+            return self.set_host_instance(instance);
+        }
+        let Some(ifindex) = self
+            .attached
+            .iter()
+            .find(|(_, a)| a.attachment.namespace == namespace)
+            .map(|(&i, _)| i)
+        else {
+            return Ok(());
+        };
+        let (v4, v6) = (v4_bits(instance), v6_address(instance));
+        let Some(port) = self.attached.get(&ifindex).map(|a| a.port) else {
+            return Ok(());
+        };
+        if port.instance_v4 == v4 && port.instance_v6 == v6 {
+            return Ok(());
+        }
+        let slot = self.take_slot()?;
+        let port = AccessSlot {
+            instance_v4: v4,
+            instance_v6: v6,
+            ..port
+        };
+        self.tables.slots.fill(slot, &port);
+        let old = self.attached.get_mut(&ifindex).map(|a| {
+            a.port = port;
+            std::mem::replace(&mut a.slot, slot)
+        });
+        self.publish_slot(ifindex, slot)?;
+        if let Some(old) = old {
+            self.rest(Resting::Slot(old));
+        }
+        Ok(())
+    }
+
+    /// Where a namespace address is attached on this node.
+    pub(super) fn local_slot(&self, namespace: Pair) -> Option<u32> {
+        namespace
+            .iter()
+            .find_map(|address| match self.tables.route(address.into()) {
+                Some(Route::Local(slot)) => Some(slot),
+                _ => None,
+            })
+    }
+
+    pub(super) fn set_subnets(&mut self, subnets: Vec<Subnet>) -> Result<(), CommandError> {
+        let gateway = subnets.first().map(|s| s.gateway).unwrap_or_default();
+        let instance = self
+            .host_slot
+            .map_or((0, Address(0)), |p| (p.instance_v4, p.instance_v6));
+        let old: Vec<Address> = self
+            .subnets
+            .iter()
+            .flat_map(|s| s.gateway.iter().map(Address::from).collect::<Vec<_>>())
+            .collect();
+        let new: Vec<Address> = subnets
+            .iter()
+            .flat_map(|s| s.gateway.iter().map(Address::from).collect::<Vec<_>>())
+            .collect();
+        self.subnets = subnets;
+        self.publish_host(AccessSlot {
+            ifindex: 0,
+            worker: 0,
+            mac: [0; 6],
+            namespace_v4: v4_bits(gateway),
+            namespace_v6: v6_address(gateway),
+            instance_v4: instance.0,
+            instance_v6: instance.1,
+        })?;
+        for address in old.iter().filter(|a| !new.contains(a)) {
+            self.remove_route(*address);
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_host_instance(&mut self, instance: Pair) -> Result<(), CommandError> {
+        match self.host_slot {
+            Some(port) => self.publish_host(AccessSlot {
+                instance_v4: v4_bits(instance),
+                instance_v6: v6_address(instance),
+                ..port
+            }),
+            None => Err(CommandError::Kernel(
+                "the node has no subnetwork yet; set that first".to_owned(),
+            )),
+        }
+    }
+
+    fn publish_host(&mut self, port: AccessSlot) -> Result<(), CommandError> {
+        let slot = self.take_slot()?;
+        self.tables.slots.fill(slot, &port);
+        let old = self.host_slot.is_some().then(|| self.tables.host_slot());
+        self.tables.set_host_slot(slot);
+        self.host_slot = Some(port);
+        let gateways: Vec<Address> = self
+            .subnets
+            .iter()
+            .flat_map(|s| s.gateway.iter().map(Address::from).collect::<Vec<_>>())
+            .collect();
+        for address in gateways {
+            self.set_route(address, Route::Local(slot))?;
+        }
+        if let Some(gateway) = self.subnets.first().map(|s| s.gateway) {
+            self.relocate(gateway, Location::Local(slot));
+        }
+        if let Some(old) = old {
+            self.rest(Resting::Slot(old));
+        }
+        self.dirty = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,595 @@
+//! Jobs: from what a table query says to backends, sets and addresses.
+//!
+//! A job's routes replace what was known in one step per address: the new set is written beside the old one and
+//! published by one store, so a packet sees either, and there is never a moment without a route (pitfall 13).
+//! Backends are known by what they are (namespace IPs, Instance IPs, job), so an instance that is named again keeps its
+//! record and its flows, even across a restart of the process.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use net::address::Address;
+
+use super::attachments::{v4_bits, v6_address};
+use super::{Controller, Resting};
+use crate::api::{CommandError, InstanceRoute, JobRoutes, Pair, Policy, RouteLine};
+use crate::policy::Members;
+use crate::tables::low32;
+use crate::tables::region::{Backend, BackendRef, Location};
+use crate::tables::routes::{BackendSet, Route, set_cells, write_set};
+
+/// Turns of a weighted rotation at most; weights are scaled down beyond that.
+const TURNS_MAX: usize = 4096;
+
+/// What a backend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Identity {
+    namespace: (u32, Address),
+    instance: (u32, Address),
+    job: u32,
+}
+
+/// A Service IP of a job, with its published set.
+#[derive(Debug)]
+struct Service {
+    policy: Policy,
+    addresses: Vec<Address>,
+    number: u32,
+    set: u32,
+    turns: usize,
+}
+
+/// What is known of a job.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) first_set: Instant,
+    instances: Vec<(Identity, BackendRef, InstanceRoute)>,
+    services: BTreeMap<Policy, Service>,
+}
+
+impl Job {
+    pub(super) fn backends(&self) -> impl Iterator<Item = BackendRef> + '_ {
+        self.instances.iter().map(|(_, reference, _)| *reference)
+    }
+}
+
+fn job_hash(job: &str) -> u32 {
+    // Only compared within one boot of one program version; the mapping's version covers a change of it.
+    let mut hasher = DefaultHasher::new();
+    job.hash(&mut hasher);
+    low32(hasher.finish())
+}
+
+fn identity(instance: &InstanceRoute, job: u32) -> Identity {
+    Identity {
+        namespace: (v4_bits(instance.namespace), v6_address(instance.namespace)),
+        instance: (v4_bits(instance.instance), v6_address(instance.instance)),
+        job,
+    }
+}
+
+fn full(error: impl std::fmt::Display) -> CommandError {
+    CommandError::Full(error.to_string())
+}
+
+/// Spreads weighted backends over a rotation: each as often as its weight, as evenly as can be (smooth weighted round
+/// robin). Equal weights give each one turn.
+fn rotation(members: &[(BackendRef, u8)]) -> Vec<BackendRef> {
+    let mut divisor = members
+        .iter()
+        .fold(0u32, |d, (_, w)| gcd(d, u32::from((*w).max(1))))
+        .max(1);
+    let total: u32 = members.iter().map(|(_, w)| u32::from((*w).max(1))).sum();
+    while (total / divisor) as usize > TURNS_MAX.max(members.len()) {
+        divisor += 1;
+    }
+    let mut queue: Vec<(BackendRef, i64, i64)> = members
+        .iter()
+        .map(|(r, w)| (*r, i64::from((u32::from((*w).max(1)) / divisor).max(1)), 0))
+        .collect();
+    let sum: i64 = queue.iter().map(|m| m.1).sum();
+    if queue.iter().all(|m| m.1 == 1) {
+        return queue.into_iter().map(|m| m.0).collect();
+    }
+    let mut turns = Vec::new();
+    for _ in 0..sum {
+        for member in &mut queue {
+            member.2 += member.1;
+        }
+        // The first of the highest, so that the order is the same each time.
+        let Some(next) = queue.iter_mut().rev().max_by_key(|m| m.2) else {
+            break;
+        };
+        next.2 -= sum;
+        turns.push(next.0);
+    }
+    turns
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+impl Controller {
+    pub(super) fn set_route(&mut self, address: Address, route: Route) -> Result<(), CommandError> {
+        let old = self
+            .tables
+            .routes
+            .set(
+                &self.tables.arena,
+                &mut self.allocator,
+                address,
+                route.to_word(),
+            )
+            .map_err(full)?;
+        if old != Some(route.to_word()) {
+            self.dirty = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_route(&mut self, address: Address) {
+        if let Some((_, cell)) = self.tables.routes.remove(&self.tables.arena, address) {
+            self.retire(cell, 1);
+        }
+    }
+
+    /// Finds again what an earlier process knew. Local backends are nowhere until their containers are attached.
+    pub(super) fn take_over(&mut self) {
+        let layout = self.tables.region.layout();
+        for host in 0..u32::try_from(layout.hosts).unwrap_or(u32::MAX) {
+            // Numbers are given in order, so the first gap is the end.
+            let Some(endpoint) = self.tables.region.host(host) else {
+                break;
+            };
+            self.hosts.insert(endpoint, host);
+        }
+        for id in 0..u32::try_from(layout.backends).unwrap_or(u32::MAX) {
+            let generation = self.tables.region.backend_generation(id);
+            if generation == 0 {
+                break;
+            }
+            self.next_backend = id + 1;
+            match self.tables.region.backend_at(id) {
+                Some((reference, backend)) => {
+                    if let Location::Local(_) = backend.location {
+                        self.tables.region.update_backend(
+                            reference,
+                            Location::Nowhere,
+                            backend.draining,
+                            backend.load,
+                        );
+                    }
+                    let identity = Identity {
+                        namespace: backend.namespace,
+                        instance: backend.instance,
+                        job: backend.job,
+                    };
+                    self.enlist(identity, reference);
+                    self.orphans
+                        .entry(backend.job)
+                        .or_default()
+                        .push((identity, reference));
+                }
+                None => self.free_backends.push(id),
+            }
+        }
+    }
+
+    fn host_number(&mut self, host: SocketAddr) -> Result<u32, CommandError> {
+        let key = (Address::from(host.ip()), host.port());
+        if let Some(&number) = self.hosts.get(&key) {
+            return Ok(number);
+        }
+        let number = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX);
+        if !self.tables.region.publish_host(number, key.0, key.1) {
+            return Err(CommandError::Full(format!(
+                "more than {} tunnel endpoints are known; restart the Net Manager to forget the old ones",
+                self.tables.region.layout().hosts
+            )));
+        }
+        self.hosts.insert(key, number);
+        Ok(number)
+    }
+
+    fn take_backend(&mut self) -> Result<u32, CommandError> {
+        if let Some(id) = self.free_backends.pop() {
+            return Ok(id);
+        }
+        let id = self.next_backend;
+        let limit = self.tables.region.layout().backends;
+        if id as usize >= limit {
+            return Err(CommandError::Full(format!(
+                "more than {limit} instances are reachable from this node"
+            )));
+        }
+        self.next_backend += 1;
+        Ok(id)
+    }
+
+    fn backend_for(
+        &mut self,
+        instance: &InstanceRoute,
+        job: u32,
+    ) -> Result<(Identity, BackendRef), CommandError> {
+        let identity = identity(instance, job);
+        let location = match self.local_slot(instance.namespace) {
+            Some(slot) => Location::Local(slot),
+            None => Location::Host(self.host_number(instance.host)?),
+        };
+        let load = instance.load.unwrap_or(0);
+        if let Some(&reference) = self.backends.get(&identity) {
+            self.tables
+                .region
+                .update_backend(reference, location, instance.draining, load);
+            return Ok((identity, reference));
+        }
+        let id = self.take_backend()?;
+        let backend = Backend {
+            location,
+            namespace: identity.namespace,
+            instance: identity.instance,
+            draining: instance.draining,
+            load,
+            job,
+            number: instance.number,
+        };
+        let Some(reference) = self.tables.region.publish_backend(id, &backend) else {
+            return Err(full(
+                "the backend table is damaged; restart the Net Manager",
+            ));
+        };
+        self.enlist(identity, reference);
+        Ok((identity, reference))
+    }
+
+    fn enlist(&mut self, identity: Identity, reference: BackendRef) {
+        self.backends.insert(identity, reference);
+        self.namespaces
+            .entry(identity.namespace)
+            .or_default()
+            .push(reference);
+    }
+
+    /// Replaces what is known of a job.
+    pub(super) fn set_job(&mut self, routes: JobRoutes) -> Result<(), CommandError> {
+        let hash = job_hash(&routes.job);
+        let mut job = self.jobs.remove(&routes.job).unwrap_or_else(|| Job {
+            first_set: Instant::now(),
+            instances: Vec::new(),
+            services: BTreeMap::new(),
+        });
+        let before = std::mem::take(&mut job.instances);
+        let result = self.fill_job(&mut job, hash, routes.instances);
+        let kept: HashSet<BackendRef> = job.backends().collect();
+        if result.is_ok() {
+            let before = before
+                .into_iter()
+                .map(|(identity, reference, _)| (identity, reference));
+            let orphans = self.orphans.remove(&hash).unwrap_or_default();
+            for (identity, reference) in before.chain(orphans).filter(|(_, r)| !kept.contains(r)) {
+                self.remove_backend(identity, reference);
+            }
+        } else {
+            // What is in the tables is still what the job says it has.
+            job.instances
+                .extend(before.into_iter().filter(|(_, r, _)| !kept.contains(r)));
+        }
+        self.jobs.insert(routes.job, job);
+        self.dirty = true;
+        result
+    }
+
+    fn fill_job(
+        &mut self,
+        job: &mut Job,
+        hash: u32,
+        instances: Vec<InstanceRoute>,
+    ) -> Result<(), CommandError> {
+        let mut addresses: BTreeMap<Policy, Vec<Address>> = BTreeMap::new();
+        for instance in instances {
+            let (identity, reference) = self.backend_for(&instance, hash)?;
+            for address in instance.instance.iter() {
+                self.set_route(address.into(), Route::Instance(reference.id))?;
+                self.queries.settled(address.into());
+            }
+            for address in instance.namespace.iter() {
+                if self.local_slot(Pair::of(address)).is_none() {
+                    self.set_route(address.into(), Route::Namespace(reference.id))?;
+                    self.queries.settled(address.into());
+                }
+            }
+            self.learn_instance(instance.namespace, instance.instance)?;
+            for service in &instance.services {
+                let list = addresses.entry(service.policy).or_default();
+                for address in service.addresses.iter().map(Address::from) {
+                    if !list.contains(&address) {
+                        list.push(address);
+                    }
+                }
+            }
+            job.instances.push((identity, reference, instance));
+        }
+        job.instances
+            .sort_by_key(|(_, _, instance)| instance.number);
+        // A Service IP outlives its last instance: it then has an empty set, not no route.
+        let policies: Vec<Policy> = addresses
+            .keys()
+            .chain(job.services.keys())
+            .copied()
+            .collect();
+        for policy in policies {
+            let list = addresses.get(&policy).filter(|l| !l.is_empty()).cloned();
+            self.publish_service(job, policy, list)?;
+        }
+        Ok(())
+    }
+
+    fn publish_service(
+        &mut self,
+        job: &mut Job,
+        policy: Policy,
+        addresses: Option<Vec<Address>>,
+    ) -> Result<(), CommandError> {
+        let members: Vec<(BackendRef, u8)> = job
+            .instances
+            .iter()
+            .filter(|(_, _, i)| !i.draining)
+            .map(|(_, reference, i)| {
+                (
+                    *reference,
+                    if policy == Policy::RoundRobin {
+                        i.weight
+                    } else {
+                        1
+                    },
+                )
+            })
+            .collect();
+        let turns = rotation(&members);
+        let cells = set_cells(turns.len());
+        let set = self
+            .allocator
+            .allocate(&self.tables.arena, cells)
+            .ok_or_else(|| {
+                full("the route table is full; fewer services must be reachable from this node")
+            })?;
+        write_set(self.tables.arena.words(set), policy, &turns);
+        let (number, old, before) = match job.services.remove(&policy) {
+            Some(service) => (
+                service.number,
+                Some((service.set, service.turns)),
+                service.addresses,
+            ),
+            None => (self.take_service()?, None, Vec::new()),
+        };
+        let addresses = addresses.unwrap_or_else(|| before.clone());
+        for &address in &addresses {
+            self.set_route(
+                address,
+                Route::Service {
+                    service: number,
+                    set,
+                },
+            )?;
+            self.queries.settled(address);
+        }
+        for address in before.into_iter().filter(|a| !addresses.contains(a)) {
+            self.remove_service_route(address, number);
+        }
+        if let Some((old, turns)) = old {
+            self.retire(old, set_cells(turns));
+        }
+        job.services.insert(
+            policy,
+            Service {
+                policy,
+                addresses,
+                number,
+                set,
+                turns: turns.len(),
+            },
+        );
+        Ok(())
+    }
+
+    fn take_service(&mut self) -> Result<u32, CommandError> {
+        if let Some(number) = self.free_services.pop() {
+            return Ok(number);
+        }
+        let number = self.next_service;
+        if number as usize >= crate::tables::SERVICES {
+            return Err(full(
+                "more services are reachable from this node than it can hold",
+            ));
+        }
+        self.next_service += 1;
+        Ok(number)
+    }
+
+    // An address that another job has taken over meanwhile is left alone.
+    fn remove_service_route(&mut self, address: Address, number: u32) {
+        if let Some(Route::Service { service, .. }) = self.tables.route(address)
+            && service == number
+        {
+            self.remove_route(address);
+        }
+    }
+
+    fn remove_backend(&mut self, identity: Identity, reference: BackendRef) {
+        let v4 = |bits: u32| (bits != 0).then(|| Address::from_v4_bits(bits));
+        let v6 = |address: Address| (!address.is_unspecified()).then_some(address);
+        for address in [v4(identity.instance.0), v6(identity.instance.1)]
+            .into_iter()
+            .flatten()
+        {
+            if self.tables.route(address) == Some(Route::Instance(reference.id)) {
+                self.remove_route(address);
+            }
+        }
+        for address in [v4(identity.namespace.0), v6(identity.namespace.1)]
+            .into_iter()
+            .flatten()
+        {
+            if self.tables.route(address) == Some(Route::Namespace(reference.id)) {
+                self.remove_route(address);
+            }
+        }
+        self.tables.region.remove_backend(reference);
+        if self.backends.get(&identity) == Some(&reference) {
+            self.backends.remove(&identity);
+        }
+        if let Some(list) = self.namespaces.get_mut(&identity.namespace) {
+            list.retain(|r| *r != reference);
+            if list.is_empty() {
+                self.namespaces.remove(&identity.namespace);
+            }
+        }
+        self.rest(Resting::Backend(reference.id));
+    }
+
+    pub(super) fn forget_job(&mut self, name: &str) {
+        let Some(job) = self.jobs.remove(name) else {
+            return;
+        };
+        for service in job.services.into_values() {
+            for address in service.addresses {
+                self.remove_service_route(address, service.number);
+            }
+            self.retire(service.set, set_cells(service.turns));
+            self.rest(Resting::Service(service.number));
+        }
+        for (identity, reference, _) in job.instances {
+            self.remove_backend(identity, reference);
+        }
+        self.dirty = true;
+    }
+
+    /// The Instance IPs that some job names for a namespace address.
+    pub(super) fn instance_ips(&self, namespace: Pair) -> Pair {
+        let key = (v4_bits(namespace), v6_address(namespace));
+        let backend = self
+            .namespaces
+            .get(&key)
+            .and_then(|list| self.tables.region.backend(*list.last()?));
+        backend.map_or_else(Pair::default, |b| Pair {
+            v4: (b.instance.0 != 0).then(|| b.instance.0.into()),
+            v6: (!b.instance.1.is_unspecified()).then(|| b.instance.1.0.into()),
+        })
+    }
+
+    /// The backends of a namespace address run elsewhere now.
+    pub(super) fn relocate(&mut self, namespace: Pair, location: Location) {
+        let key = (v4_bits(namespace), v6_address(namespace));
+        for &reference in self.namespaces.get(&key).into_iter().flatten() {
+            if let Some(backend) = self.tables.region.backend(reference) {
+                self.tables.region.update_backend(
+                    reference,
+                    location,
+                    backend.draining,
+                    backend.load,
+                );
+            }
+        }
+    }
+
+    pub(super) fn route_lines(&self) -> Vec<RouteLine> {
+        let mut lines = Vec::new();
+        for (name, job) in &self.jobs {
+            for service in job.services.values() {
+                let set = BackendSet::at(&self.tables.arena, service.set);
+                for address in &service.addresses {
+                    let mut backends: Vec<_> = (0..set.len())
+                        .filter_map(|n| set.get(n))
+                        .filter_map(|r| self.backend_line(r, address.is_v4()))
+                        .collect();
+                    backends.sort();
+                    backends.dedup();
+                    lines.push(RouteLine {
+                        job: name.clone(),
+                        address: address.to_ip(),
+                        kind: match service.policy {
+                            Policy::RoundRobin => "rr",
+                            Policy::Closest => "closest",
+                            Policy::Underutilized => "underutilized",
+                        },
+                        backends,
+                    });
+                }
+            }
+            for (_, reference, instance) in &job.instances {
+                for (kind, pair) in [
+                    ("instance", instance.instance),
+                    ("namespace", instance.namespace),
+                ] {
+                    for address in pair.iter() {
+                        lines.push(RouteLine {
+                            job: name.clone(),
+                            address,
+                            kind,
+                            backends: self
+                                .backend_line(*reference, address.is_ipv4())
+                                .into_iter()
+                                .collect(),
+                        });
+                    }
+                }
+            }
+        }
+        lines.sort_by(|a, b| (&a.job, a.kind, a.address).cmp(&(&b.job, b.kind, b.address)));
+        lines
+    }
+
+    fn backend_line(&self, reference: BackendRef, v4: bool) -> Option<(u32, IpAddr, String)> {
+        let backend = self.tables.region.backend(reference)?;
+        let address = if v4 {
+            Address::from_v4_bits(backend.namespace.0).to_ip()
+        } else {
+            backend.namespace.1.to_ip()
+        };
+        let place = match backend.location {
+            Location::Local(_) => "local".to_owned(),
+            Location::Nowhere => "not attached".to_owned(),
+            Location::Host(host) => self.tables.region.host(host).map_or_else(
+                || "unknown".to_owned(),
+                |at| crate::pipeline::endpoint(at).to_string(),
+            ),
+        };
+        Some((backend.number, address, place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reference(id: u32) -> BackendRef {
+        BackendRef { id, generation: 1 }
+    }
+
+    #[test]
+    fn equal_weights_give_one_turn_each() {
+        let members: Vec<_> = (0..300).map(|id| (reference(id), 9)).collect();
+        assert_eq!(rotation(&members).len(), 300);
+    }
+
+    #[test]
+    fn weights_are_kept_and_spread() {
+        let turns = rotation(&[(reference(0), 4), (reference(1), 2), (reference(2), 2)]);
+        let ids: Vec<_> = turns.iter().map(|r| r.id).collect();
+        assert_eq!(ids.iter().filter(|&&id| id == 0).count(), 2);
+        assert_eq!(ids.len(), 4);
+        assert!(ids.windows(2).all(|w| w[0] != w[1]), "{ids:?}");
+    }
+
+    #[test]
+    fn a_rotation_is_bounded() {
+        let members: Vec<_> = (0..200u32)
+            .map(|id| (reference(id), u8::try_from(id % 255 + 1).unwrap()))
+            .collect();
+        let turns = rotation(&members);
+        assert!(turns.len() <= TURNS_MAX && (0..200).all(|id| turns.iter().any(|t| t.id == id)));
+    }
+}

@@ -1,0 +1,365 @@
+//! The control thread: the single writer of the tables.
+//!
+//! It takes commands from the control plane and questions from the workers over one channel, changes the tables by
+//! single stores, and gives memory back once every worker has passed a quiescent state. It may block; no worker ever
+//! waits for it.
+
+mod attachments;
+mod jobs;
+mod queries;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use kernel_port::{AccessGroup, Waker};
+use net::address::Address;
+
+use crate::api::{
+    Attachment, CommandError, Count, Event, FlowLine, JobRoutes, NextHop, RouteLine, Stats, Subnet,
+};
+use crate::clock;
+use crate::counters::{Counter, Counters, Group};
+use crate::tables::arena::Allocator;
+use crate::tables::flows::Shard;
+use crate::tables::region::BackendRef;
+use crate::tables::{Tables, slots::AccessSlot};
+
+use attachments::Attached;
+use jobs::{Identity, Job};
+use queries::Queries;
+
+/// What reaches the control thread.
+#[derive(Debug)]
+pub enum Message {
+    /// A worker has a packet for an address without a route.
+    Unresolved(Address),
+    /// A worker has a packet for a host without a next hop.
+    NextHop(Address),
+    /// A worker has ended; the text says why.
+    WorkerEnded(String),
+    /// From the control plane.
+    Command(Command),
+}
+
+type Reply<T> = SyncSender<Result<T, CommandError>>;
+
+/// Commands, each with the way back for its answer.
+#[derive(Debug)]
+pub enum Command {
+    Subnets(Vec<Subnet>, Reply<()>),
+    HostInstance(crate::api::Pair, Reply<()>),
+    Attach(Box<Attachment>, Reply<()>),
+    Detach(u32, Reply<bool>),
+    SetJob(JobRoutes, Reply<()>),
+    ForgetJob(String, Reply<()>),
+    Unresolvable(IpAddr, Reply<()>),
+    NextHop(IpAddr, NextHop, Reply<()>),
+    Stats(Reply<Stats>),
+    Routes(Reply<Vec<RouteLine>>),
+    Flows(usize, Reply<Vec<FlowLine>>),
+    JobIdle(Reply<Vec<(String, Duration)>>),
+    Stop(Reply<()>),
+}
+
+/// What the control thread needs of each worker.
+#[derive(Clone)]
+pub struct WorkerLink {
+    /// Its counters.
+    pub counters: Arc<Counters>,
+    /// Wakes it.
+    pub waker: Waker,
+}
+
+/// The control thread's state.
+pub struct Controller {
+    tables: Arc<Tables>,
+    allocator: Allocator,
+    access: AccessGroup,
+    workers: Vec<WorkerLink>,
+    events: Box<dyn Fn(Event) + Send + Sync>,
+    memory: String,
+    jobs: HashMap<String, Job>,
+    backends: HashMap<Identity, BackendRef>,
+    /// Backends by their namespace IPs.
+    namespaces: HashMap<(u32, Address), Vec<BackendRef>>,
+    /// Backends of an earlier process whose job has not been named again, by the hash of its name.
+    orphans: HashMap<u32, Vec<(Identity, BackendRef)>>,
+    next_backend: u32,
+    free_backends: Vec<u32>,
+    hosts: HashMap<(Address, u16), u32>,
+    next_service: u32,
+    free_services: Vec<u32>,
+    attached: HashMap<u32, Attached>,
+    next_slot: u32,
+    free_slots: Vec<u32>,
+    /// Slots, backends and services that rest until every worker has passed the epoch.
+    resting: VecDeque<(u64, Resting)>,
+    subnets: Vec<Subnet>,
+    host_slot: Option<AccessSlot>,
+    queries: Queries,
+    dirty: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Resting {
+    Slot(u32),
+    Backend(u32),
+    Service(u32),
+}
+
+impl Controller {
+    /// Takes over what an earlier process left in the region.
+    pub fn new(
+        tables: Arc<Tables>,
+        access: AccessGroup,
+        workers: Vec<WorkerLink>,
+        events: Box<dyn Fn(Event) + Send + Sync>,
+        memory: String,
+    ) -> Self {
+        let mut controller = Self {
+            tables,
+            allocator: Allocator::default(),
+            access,
+            workers,
+            events,
+            memory,
+            jobs: HashMap::new(),
+            backends: HashMap::new(),
+            namespaces: HashMap::new(),
+            orphans: HashMap::new(),
+            next_backend: 0,
+            free_backends: Vec::new(),
+            hosts: HashMap::new(),
+            next_service: 0,
+            free_services: Vec::new(),
+            attached: HashMap::new(),
+            next_slot: 1,
+            free_slots: Vec::new(),
+            resting: VecDeque::new(),
+            subnets: Vec::new(),
+            host_slot: None,
+            queries: Queries::default(),
+            dirty: false,
+        };
+        controller.take_over();
+        controller
+    }
+
+    /// Runs until told to stop, or until everyone who could send is gone.
+    pub fn run(mut self, inbox: &Receiver<Message>) {
+        loop {
+            let patience = if self.allocator.has_retired() || !self.resting.is_empty() {
+                Duration::from_millis(2)
+            } else {
+                self.queries.next_due().min(Duration::from_millis(500))
+            };
+            match inbox.recv_timeout(patience) {
+                Ok(message) => {
+                    if let Some(stopped) = self.handle(message) {
+                        let _ = stopped.send(Ok(()));
+                        return;
+                    }
+                    // Take what else is there before the workers are told once.
+                    for _ in 0..256 {
+                        match inbox.try_recv().ok().map(|m| self.handle(m)) {
+                            None => break,
+                            Some(None) => {}
+                            Some(Some(stopped)) => {
+                                let _ = stopped.send(Ok(()));
+                                return;
+                            }
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.due();
+            self.publish();
+            self.reclaim();
+        }
+    }
+
+    fn handle(&mut self, message: Message) -> Option<Reply<()>> {
+        match message {
+            Message::Unresolved(address) => self.unresolved(address),
+            Message::NextHop(address) => (self.events)(Event::NextHop(address.to_ip())),
+            Message::WorkerEnded(why) => (self.events)(Event::WorkerDied(why)),
+            Message::Command(command) => return self.command(command),
+        }
+        None
+    }
+
+    fn command(&mut self, command: Command) -> Option<Reply<()>> {
+        // An asker that has gone away needs no answer.
+        match command {
+            Command::Subnets(subnets, reply) => drop(reply.send(self.set_subnets(subnets))),
+            Command::HostInstance(pair, reply) => drop(reply.send(self.set_host_instance(pair))),
+            Command::Attach(attachment, reply) => drop(reply.send(self.attach(*attachment))),
+            Command::Detach(ifindex, reply) => drop(reply.send(self.detach(ifindex))),
+            Command::SetJob(routes, reply) => drop(reply.send(self.set_job(routes))),
+            Command::ForgetJob(job, reply) => {
+                self.forget_job(&job);
+                drop(reply.send(Ok(())));
+            }
+            Command::Unresolvable(address, reply) => {
+                drop(reply.send(self.unresolvable(address.into())));
+            }
+            Command::NextHop(host, hop, reply) => {
+                drop(reply.send(self.set_next_hop(host.into(), hop)));
+            }
+            Command::Stats(reply) => drop(reply.send(Ok(self.stats()))),
+            Command::Routes(reply) => drop(reply.send(Ok(self.route_lines()))),
+            Command::Flows(limit, reply) => drop(reply.send(Ok(self.flow_lines(limit)))),
+            Command::JobIdle(reply) => drop(reply.send(Ok(self.job_idle()))),
+            Command::Stop(reply) => return Some(reply),
+        }
+        None
+    }
+
+    /// Tells the workers that tables have changed, for the packets that wait.
+    fn publish(&mut self) {
+        if std::mem::take(&mut self.dirty) {
+            self.tables.bump_version();
+            for worker in &self.workers {
+                worker.waker.wake();
+            }
+        }
+    }
+
+    fn rest(&mut self, what: Resting) {
+        let epoch = self.tables.quiescence.advance();
+        self.resting.push_back((epoch, what));
+    }
+
+    fn retire(&mut self, cell: u32, cells: usize) {
+        let epoch = self.tables.quiescence.advance();
+        self.allocator.retire(epoch, cell, cells);
+    }
+
+    fn reclaim(&mut self) {
+        let passed = self.tables.quiescence.passed();
+        self.allocator.reclaim(passed);
+        while let Some(&(epoch, what)) = self.resting.front() {
+            if epoch >= passed {
+                break;
+            }
+            self.resting.pop_front();
+            match what {
+                Resting::Slot(slot) => self.free_slots.push(slot),
+                Resting::Backend(id) => self.free_backends.push(id),
+                Resting::Service(id) => self.free_services.push(id),
+            }
+        }
+    }
+
+    fn set_next_hop(&mut self, host: Address, hop: NextHop) -> Result<(), CommandError> {
+        let cell = self
+            .allocator
+            .allocate(&self.tables.arena, 1)
+            .ok_or_else(|| CommandError::Full("no memory is left for next hops".to_owned()))?;
+        crate::uplink::write_next_hop(self.tables.arena.words(cell), &hop);
+        let old = self
+            .tables
+            .next_hops
+            .set(
+                &self.tables.arena,
+                &mut self.allocator,
+                host,
+                u64::from(cell),
+            )
+            .map_err(|e| CommandError::Full(e.to_string()))?;
+        if let Some(old) = old {
+            self.retire(crate::tables::low32(old), 1);
+        }
+        Ok(())
+    }
+
+    fn stats(&self) -> Stats {
+        let sum = |c: Counter| self.workers.iter().map(|w| w.counters.get(c)).sum::<u64>();
+        let of = |groups: &[Group], all: bool| {
+            Counter::ALL
+                .iter()
+                .filter(|c| groups.contains(&c.group()))
+                .map(|&c| Count {
+                    name: c.name(),
+                    packets: sum(c),
+                })
+                .filter(|c| all || c.packets != 0)
+                .collect::<Vec<_>>()
+        };
+        let total = |group: Group| of(&[group], true).iter().map(|c| c.packets).sum::<u64>();
+        let gone = total(Group::Sent) + total(Group::Dropped) + total(Group::Consumed);
+        let layout = self.tables.region.layout();
+        Stats {
+            received: of(&[Group::Received], true),
+            sent: of(&[Group::Sent], true),
+            drops: of(&[Group::Dropped], false),
+            events: of(&[Group::Made, Group::Consumed, Group::Event], false),
+            waiting: (total(Group::Received) + total(Group::Made)).saturating_sub(gone),
+            flows: self.shards().map(|s| s.live()).sum(),
+            flow_capacity: (layout.shards * layout.slots / 2) as u64,
+            workers: self.workers.len(),
+            attached: self.attached.len(),
+            jobs: self.jobs.len(),
+            memory: self.memory.clone(),
+        }
+    }
+
+    fn shards(&self) -> impl Iterator<Item = Shard<'_>> {
+        let region = &self.tables.region;
+        (0..region.layout().shards)
+            .filter_map(|n| Some(Shard::new(region.shard(n)?, region.seed())))
+    }
+
+    fn flow_lines(&self, limit: usize) -> Vec<FlowLine> {
+        let now = clock::seconds();
+        let mut lines = Vec::new();
+        for shard in self.shards() {
+            shard.for_each(|tuple, reference, expires| {
+                if lines.len() >= limit {
+                    return false;
+                }
+                let v4 = tuple.source.is_v4();
+                lines.push(FlowLine {
+                    protocol: tuple.protocol.0,
+                    client: crate::pipeline::endpoint((tuple.source, tuple.source_port)),
+                    service: crate::pipeline::endpoint((tuple.destination, tuple.destination_port)),
+                    backend: self.tables.region.backend(reference).map(|b| {
+                        if v4 {
+                            Address::from_v4_bits(b.namespace.0).to_ip()
+                        } else {
+                            b.namespace.1.to_ip()
+                        }
+                    }),
+                    expires_in: Duration::from_secs(u64::from(expires.saturating_sub(now))),
+                });
+                true
+            });
+        }
+        lines
+    }
+
+    fn job_idle(&self) -> Vec<(String, Duration)> {
+        let now = clock::seconds();
+        self.jobs
+            .iter()
+            .map(|(name, job)| {
+                let used = job
+                    .backends()
+                    .map(|b| self.tables.last_used(b.id))
+                    .max()
+                    .unwrap_or(0);
+                let since_used = Duration::from_secs(u64::from(now.saturating_sub(used)));
+                (name.clone(), since_used.min(job.first_set.elapsed()))
+            })
+            .collect()
+    }
+
+    fn now() -> Instant {
+        Instant::now()
+    }
+}

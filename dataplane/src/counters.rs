@@ -1,0 +1,176 @@
+//! What happened to every packet, by name.
+//!
+//! Each worker counts for itself, in words that only it writes; whoever asks adds them up. The books balance:
+//! `received + made = sent + dropped + consumed + waiting + handed over and not yet taken`, where *made* are the
+//! node's own answers and the additional pieces of a packet that was cut, and *consumed* are requests that were
+//! answered and packets that became part of a joined one.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($( $(#[$doc:meta])* $name:ident = $text:literal in $group:ident ),+ $(,)?) => {
+        /// What is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Counter { $( $(#[$doc])* $name ),+ }
+
+        impl Counter {
+            /// All of them.
+            pub const ALL: &'static [Counter] = &[ $( Counter::$name ),+ ];
+
+            /// Its name, fit for a metric.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $( Counter::$name => $text ),+ }
+            }
+
+            /// What kind of event it is.
+            #[must_use]
+            pub const fn group(self) -> Group {
+                match self { $( Counter::$name => Group::$group ),+ }
+            }
+        }
+    };
+}
+
+/// How a counter enters the balance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// A packet came in.
+    Received,
+    /// A packet went out.
+    Sent,
+    /// A packet was dropped, for this reason.
+    Dropped,
+    /// A packet was made here.
+    Made,
+    /// A packet ended here, its purpose served.
+    Consumed,
+    /// Something else.
+    Event,
+}
+
+counters! {
+    /// From a container.
+    ReceivedAccess = "access" in Received,
+    /// From another node.
+    ReceivedTunnel = "tunnel" in Received,
+    /// From the node itself.
+    ReceivedHost = "host" in Received,
+    /// To a container.
+    SentAccess = "access" in Sent,
+    /// To another node.
+    SentTunnel = "tunnel" in Sent,
+    /// To the node itself.
+    SentHost = "host" in Sent,
+    /// Not from a port that has a container (any more).
+    UnknownPort = "unknown_port" in Dropped,
+    /// Neither ARP, IPv4 nor IPv6, or not addressed to the gateway.
+    NotForUs = "not_for_us" in Dropped,
+    /// Headers that contradict themselves or the packet's length.
+    Malformed = "malformed" in Dropped,
+    /// An IPv4 header checksum that is wrong.
+    HeaderChecksum = "header_checksum" in Dropped,
+    /// A source route, or more extension headers than are walked.
+    SourceRoute = "source_route" in Dropped,
+    /// A container's source address that is not its own.
+    SpoofedSource = "spoofed_source" in Dropped,
+    /// From the tunnel: a source that does not live on the sending host.
+    SpoofedTunnel = "spoofed_tunnel" in Dropped,
+    /// From the tunnel: not for an instance on this node.
+    NotHere = "not_here" in Dropped,
+    /// A first half-byte that is no IP version: another kind of datagram.
+    NotIp = "not_ip" in Dropped,
+    /// Multicast or broadcast, or confined to the link.
+    LinkScope = "link_scope" in Dropped,
+    /// TTL or hop limit ran out here.
+    TtlExpired = "ttl_expired" in Dropped,
+    /// The Service IP has no backend now.
+    NoBackend = "no_backend" in Dropped,
+    /// The address is known to lead nowhere.
+    Unreachable = "unreachable" in Dropped,
+    /// The flow's backend is gone.
+    BackendGone = "backend_gone" in Dropped,
+    /// The backend is known but its container is not attached.
+    NotAttached = "not_attached" in Dropped,
+    /// Every backend's answers would be taken for another flow's.
+    Ambiguous = "ambiguous_flow" in Dropped,
+    /// Too many packets wait for a route already.
+    WaitingFull = "waiting_full" in Dropped,
+    /// No route came in time.
+    WaitingExpired = "waiting_expired" in Dropped,
+    /// Larger than fits the tunnel and must not be cut.
+    TooBig = "too_big" in Dropped,
+    /// A fragment of a packet to a Service IP or Instance IP.
+    Fragment = "fragment" in Dropped,
+    /// An ICMP message that belongs to no flow.
+    Icmp = "icmp_without_flow" in Dropped,
+    /// The node's own instance is not known to the cluster, so its processes cannot dial Service IPs.
+    HostWithoutInstance = "host_without_instance" in Dropped,
+    /// Marked as having met congestion, by a sender that cannot be told (RFC 6040).
+    Congested = "congested" in Dropped,
+    /// No mbuf was free.
+    NoMbuf = "no_mbuf" in Dropped,
+    /// The kernel or NIC did not take it.
+    PortRefused = "port_refused" in Dropped,
+    /// The owner's ring was full.
+    RingFull = "ring_full" in Dropped,
+    /// No next hop towards the host is known.
+    NoNextHop = "no_next_hop" in Dropped,
+    /// Answers that this node made: ARP, ICMP, RST.
+    Answers = "answers" in Made,
+    /// Pieces beyond the first of a packet that was cut.
+    Pieces = "pieces" in Made,
+    /// Requests that were answered here.
+    Answered = "answered" in Consumed,
+    /// Packets that became part of the one before.
+    Joined = "joined" in Consumed,
+    /// Flows opened.
+    FlowsOpened = "flows_opened" in Event,
+    /// Packets handed to the worker that owns their container.
+    HandedOver = "handed_over" in Event,
+    /// Table queries asked for.
+    Misses = "misses" in Event,
+    /// Rounds that found nothing and slept.
+    Sleeps = "sleeps" in Event,
+}
+
+const COUNT: usize = Counter::ALL.len();
+
+/// The counters of one worker.
+#[repr(align(64))]
+#[derive(Debug)]
+pub struct Counters([AtomicU64; COUNT]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; COUNT])
+    }
+}
+
+impl Counters {
+    /// Adds `by`. Only the owning worker may call this.
+    #[inline(always)]
+    pub fn add(&self, counter: Counter, by: usize) {
+        if let Some(word) = self.0.get(counter as usize) {
+            word.store(
+                word.load(Ordering::Relaxed).wrapping_add(by as u64),
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// Adds one. Only the owning worker may call this.
+    #[inline(always)]
+    pub fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// The value now.
+    #[must_use]
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.0
+            .get(counter as usize)
+            .map_or(0, |w| w.load(Ordering::Relaxed))
+    }
+}

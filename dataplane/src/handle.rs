@@ -1,0 +1,149 @@
+//! The control plane's way to the control thread.
+
+use std::net::IpAddr;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use crate::api::{
+    Attachment, CommandError, FlowLine, JobRoutes, NextHop, Pair, RouteLine, Stats, Subnet,
+};
+use crate::control::{Command, Message};
+use crate::pipeline::GATEWAY_MAC;
+
+/// Gives commands to a running data plane. Every call waits for its answer, which comes within milliseconds.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    control: SyncSender<Message>,
+    host_interface: u32,
+}
+
+type Answer<T> = Result<T, CommandError>;
+
+impl Handle {
+    pub(crate) fn new(control: SyncSender<Message>, host_interface: u32) -> Self {
+        Self {
+            control,
+            host_interface,
+        }
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(SyncSender<Answer<T>>) -> Command) -> Answer<T> {
+        let (reply, answer) = sync_channel(1);
+        self.control
+            .send(Message::Command(command(reply)))
+            .map_err(|_| CommandError::Stopped)?;
+        answer.recv().map_err(|_| CommandError::Stopped)?
+    }
+
+    /// The MAC address that containers know the gateway by; no interface of the host has it.
+    #[must_use]
+    pub fn gateway_mac(&self) -> [u8; 6] {
+        GATEWAY_MAC.0
+    }
+
+    /// Interface index of the host TAP. The control plane gives it addresses and routes, and brings it up.
+    #[must_use]
+    pub fn host_interface_index(&self) -> u32 {
+        self.host_interface
+    }
+
+    /// The subnetworks that this node owns now; the first one's gateway signs ICMP errors.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn set_subnets(&self, subnets: Vec<Subnet>) -> Answer<()> {
+        self.ask(|reply| Command::Subnets(subnets, reply))
+    }
+
+    /// The Instance IPs of the node's own processes (contract section 3, `net/host`).
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn set_host_instance(&self, instance: Pair) -> Answer<()> {
+        self.ask(|reply| Command::HostInstance(instance, reply))
+    }
+
+    /// Takes a container's packets from now on.
+    ///
+    /// # Errors
+    /// See [`CommandError`]; nothing is attached then.
+    pub fn attach(&self, attachment: Attachment) -> Answer<()> {
+        self.ask(|reply| Command::Attach(Box::new(attachment), reply))
+    }
+
+    /// Lets a container go; false when it was not attached.
+    ///
+    /// # Errors
+    /// See [`CommandError`]; the container is detached all the same.
+    pub fn detach(&self, ifindex: u32) -> Answer<bool> {
+        self.ask(|reply| Command::Detach(ifindex, reply))
+    }
+
+    /// Replaces what is known of a job.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn set_job(&self, routes: JobRoutes) -> Answer<()> {
+        self.ask(|reply| Command::SetJob(routes, reply))
+    }
+
+    /// Forgets a job: its addresses are unknown again.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn forget_job(&self, job: &str) -> Answer<()> {
+        self.ask(|reply| Command::ForgetJob(job.to_owned(), reply))
+    }
+
+    /// Nothing is at this address: packets for it are answered so for some seconds.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn set_unresolvable(&self, address: IpAddr) -> Answer<()> {
+        self.ask(|reply| Command::Unresolvable(address, reply))
+    }
+
+    /// How frames for a host begin their way (ethdev uplinks).
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn set_next_hop(&self, host: IpAddr, hop: NextHop) -> Answer<()> {
+        self.ask(|reply| Command::NextHop(host, hop, reply))
+    }
+
+    /// Counters and sizes now.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn stats(&self) -> Answer<Stats> {
+        self.ask(Command::Stats)
+    }
+
+    /// The route table.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn routes(&self) -> Answer<Vec<RouteLine>> {
+        self.ask(Command::Routes)
+    }
+
+    /// Live flows, `limit` at most.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn flows(&self, limit: usize) -> Answer<Vec<FlowLine>> {
+        self.ask(|reply| Command::Flows(limit, reply))
+    }
+
+    /// For each job, the time since a packet last used its routes, or since it became known.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn job_idle(&self) -> Answer<Vec<(String, Duration)>> {
+        self.ask(Command::JobIdle)
+    }
+
+    pub(crate) fn stop(&self) {
+        let _ = self.ask(Command::Stop);
+    }
+}

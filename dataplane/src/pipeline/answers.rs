@@ -1,0 +1,118 @@
+//! What the node says to the sender of a packet that cannot go on: ICMP errors, and TCP resets for connections that
+//! have no other end any more. Limited in rate (RFC 1812 section 4.3.2.8), so that an error never costs more than the
+//! packet did.
+
+use net::answer::{self, Failure};
+use net::ethernet::{EtherType, Mac};
+use net::packet::{Protocol, Version};
+
+use super::{GATEWAY_MAC, Origin, Output, Packet, Pipeline};
+use crate::counters::Counter;
+
+/// ICMP errors in a second, and in one go.
+const RATE: u32 = 1000;
+
+/// A token bucket for ICMP errors.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: u32,
+    second: u64,
+}
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Self {
+            left: RATE,
+            second: 0,
+        }
+    }
+
+    pub(super) fn refill(&mut self, milliseconds: u64) {
+        if milliseconds / 1000 != self.second {
+            self.second = milliseconds / 1000;
+            self.left = RATE;
+        }
+    }
+
+    fn take(&mut self) -> bool {
+        let some = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        some
+    }
+}
+
+impl<O: Output> Pipeline<'_, O> {
+    /// Ends a packet that leads nowhere: "host unreachable" to its sender.
+    pub(super) fn unreachable(&mut self, packet: Packet, reason: Counter) {
+        self.report(&packet, Failure::HostUnreachable);
+        self.drop(packet.mbuf, reason);
+    }
+
+    /// Ends a packet whose other end does not exist: TCP is reset, anything else is unreachable.
+    pub(super) fn refuse(&mut self, packet: Packet, reason: Counter) {
+        if packet.headers.protocol != Protocol::TCP {
+            return self.unreachable(packet, reason);
+        }
+        if let Some(mut reply) = self.small.alloc() {
+            let written = answer::tcp_reset(reply.spare_mut(), packet.mbuf.data(), &packet.headers);
+            if written.is_ok_and(|length| reply.set_len(length)) {
+                self.send_back(reply, &packet);
+            }
+        }
+        self.drop(packet.mbuf, reason);
+    }
+
+    /// Tells the packet's sender what went wrong, as the gateway. Only who is behind a port of this node is told.
+    #[cold]
+    pub(super) fn report(&mut self, packet: &Packet, failure: Failure) {
+        if matches!(packet.origin, Origin::Tunnel(_)) || !self.budget.take() {
+            return;
+        }
+        let Some(gateway) = self
+            .tables
+            .host()
+            .map(|port| port.namespace(packet.headers.version == Version::V4))
+        else {
+            return;
+        };
+        if gateway.is_unspecified() {
+            return;
+        }
+        let Some(mut reply) = self.small.alloc() else {
+            return;
+        };
+        let written = answer::icmp_error(
+            reply.spare_mut(),
+            packet.mbuf.data(),
+            &packet.headers,
+            gateway,
+            failure,
+        );
+        if written.is_ok_and(|length| reply.set_len(length)) {
+            self.send_back(reply, packet);
+        }
+    }
+
+    fn send_back(&mut self, mut reply: dpdk::Mbuf, packet: &Packet) {
+        let ethertype = match packet.headers.version {
+            Version::V4 => EtherType::IPV4,
+            Version::V6 => EtherType::IPV6,
+        };
+        let (mac, ifindex) = match packet.origin {
+            Origin::Access(ifindex) => match self.tables.port(ifindex) {
+                Some(port) => (Mac(port.mac), ifindex),
+                None => return,
+            },
+            Origin::Host => (self.output.host_mac(), 0),
+            Origin::Tunnel(_) => return,
+        };
+        if Self::frame(&mut reply, mac, GATEWAY_MAC, ethertype) {
+            self.counters.count(Counter::Answers);
+            if ifindex == 0 {
+                self.output.host(reply);
+            } else {
+                self.output.access(reply, ifindex);
+            }
+        }
+    }
+}

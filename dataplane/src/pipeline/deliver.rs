@@ -1,0 +1,189 @@
+//! The way out: to a container, to another node, to the node itself.
+
+use dpdk::{L4Checksum, Mbuf, Segment};
+use net::answer::Failure;
+use net::ethernet::{self, EtherType, Mac};
+use net::finish;
+use net::packet::Version;
+use net::rewrite::AddressChange;
+use net::{ecn, mss};
+
+use super::semantic::tuple;
+use super::{GATEWAY_MAC, Origin, Output, Packet, Pipeline};
+use crate::counters::Counter;
+use crate::tables::region::Location;
+use crate::tunnel;
+
+impl<O: Output> Pipeline<'_, O> {
+    /// Sends a translated packet to where its backend runs.
+    #[inline]
+    pub(super) fn forward(&mut self, packet: Packet, location: Location) {
+        match location {
+            Location::Local(slot) => self.deliver(packet, slot),
+            Location::Host(host) => self.encapsulate(packet, host),
+            Location::Nowhere => self.drop(packet.mbuf, Counter::NotAttached),
+        }
+    }
+
+    /// Delivers to the container in `slot`, by the worker that owns it: only its shard knows whether this answers one
+    /// of the container's own flows.
+    #[inline]
+    pub(super) fn deliver(&mut self, mut packet: Packet, slot: u32) {
+        let Some(port) = self.tables.slots.get(slot) else {
+            return self.drop(packet.mbuf, Counter::NotAttached);
+        };
+        if port.worker != self.settings.worker {
+            return match self.output.hand_over(packet.mbuf, port.worker, slot) {
+                Ok(()) => self.counters.count(Counter::HandedOver),
+                Err(mbuf) => self.drop(mbuf, Counter::RingFull),
+            };
+        }
+        if let Some((place, _, dialled)) = self.shard.reverse(&tuple(&packet), self.now) {
+            self.shard.touch(place, packet.headers.tcp_flags, self.now);
+            let applied = AddressChange::to_source(&packet.headers, dialled).is_some_and(|c| {
+                c.apply(packet.mbuf.data_mut(), &mut packet.headers, packet.state)
+                    .is_ok()
+            });
+            if !applied {
+                return self.drop(packet.mbuf, Counter::Malformed);
+            }
+        }
+        if port.ifindex == 0 {
+            return self.host_bound(packet);
+        }
+        let ethertype = ethertype(&packet);
+        let Packet { mut mbuf, .. } = packet;
+        if Self::frame(&mut mbuf, Mac(port.mac), GATEWAY_MAC, ethertype) {
+            self.output.access(mbuf, port.ifindex);
+        } else {
+            self.drop(mbuf, Counter::NoMbuf);
+        }
+    }
+
+    /// A packet that another worker handed over: for the container in `slot`, which this worker owns.
+    pub fn from_ring(&mut self, mbuf: Mbuf, slot: u32) {
+        // Where it came from no longer matters: what may answer it was decided by the other worker.
+        if let Some(packet) = self.parse(mbuf, Origin::Host) {
+            self.deliver(packet, slot);
+        }
+    }
+
+    /// Puts an Ethernet header before the packet.
+    pub(super) fn frame(
+        mbuf: &mut Mbuf,
+        destination: Mac,
+        source: Mac,
+        ethertype: EtherType,
+    ) -> bool {
+        let header = ethernet::Header {
+            destination,
+            source,
+            ethertype,
+        };
+        match mbuf.prepend(ethernet::HEADER_LEN) {
+            Some(front) => header.write(front).is_some(),
+            None => false,
+        }
+    }
+
+    /// Hands the packet to the node's kernel.
+    pub(super) fn host_bound(&mut self, packet: Packet) {
+        let ethertype = ethertype(&packet);
+        let Packet { mut mbuf, .. } = packet;
+        let mac = self.output.host_mac();
+        if Self::frame(&mut mbuf, mac, GATEWAY_MAC, ethertype) {
+            self.output.host(mbuf);
+        } else {
+            self.drop(mbuf, Counter::NoMbuf);
+        }
+    }
+
+    /// Sends the packet to another node: checksums finished, cut where it stands for several, one datagram each.
+    #[inline]
+    pub(super) fn encapsulate(&mut self, mut packet: Packet, host: u32) {
+        let Some(to) = self.tables.region.host(host) else {
+            return self.drop(packet.mbuf, Counter::NotAttached);
+        };
+        let mtu = self.settings.mtu;
+        let tos = ecn::encapsulate(packet.headers.tos);
+        let header_len = packet.headers.header_len;
+        let ip_tcp =
+            header_len.saturating_sub(packet.headers.l4_offset).min(20) + packet.headers.l4_offset;
+        if mss::clamp(
+            packet.mbuf.data_mut(),
+            &packet.headers,
+            mtu.saturating_sub(ip_tcp),
+            packet.state,
+        )
+        .is_err()
+        {
+            return self.drop(packet.mbuf, Counter::Malformed);
+        }
+        let offload = packet.mbuf.offload();
+        let size = match offload.segment {
+            Segment::None => None,
+            Segment::Tcp { mss: size } | Segment::Udp { size } => Some(size),
+        };
+        if let Some(size) = size {
+            return self.encapsulate_pieces(packet, to, tos, size);
+        }
+        if packet.headers.total_len > usize::from(mtu) {
+            self.report(
+                &packet,
+                Failure::TooBig {
+                    mtu: u32::from(mtu),
+                },
+            );
+            return self.drop(packet.mbuf, Counter::TooBig);
+        }
+        if offload.checksum != L4Checksum::Complete {
+            let finished = finish::partial(&packet.headers, packet.mbuf.segments());
+            if !finished.is_ok_and(|sum| sum.write(packet.mbuf.data_mut()).is_ok()) {
+                return self.drop(packet.mbuf, Counter::Malformed);
+            }
+            packet.mbuf.set_offload(dpdk::Offload::default());
+        }
+        self.output.tunnel(packet.mbuf, to, tos);
+    }
+
+    fn encapsulate_pieces(&mut self, packet: Packet, to: (net::Address, u16), tos: u8, size: u16) {
+        let room = self.settings.mtu.saturating_sub(packet.headers.header_len);
+        if size > room && matches!(packet.mbuf.offload().segment, Segment::Udp { .. }) {
+            // Datagrams have borders that a cut may not move.
+            self.report(
+                &packet,
+                Failure::TooBig {
+                    mtu: u32::from(self.settings.mtu),
+                },
+            );
+            return self.drop(packet.mbuf, Counter::TooBig);
+        }
+        let output = &mut self.output;
+        let cut = tunnel::cut(
+            &packet.mbuf,
+            &packet.headers,
+            size.min(room),
+            self.small,
+            |piece| {
+                output.tunnel(piece, to, tos);
+            },
+        );
+        match cut.failure {
+            None => self
+                .counters
+                .add(Counter::Pieces, cut.pieces.saturating_sub(1)),
+            // One piece more was due: the one that stands for all that is lost.
+            Some(reason) => {
+                self.counters.add(Counter::Pieces, cut.pieces);
+                self.counters.count(reason);
+            }
+        }
+    }
+}
+
+fn ethertype(packet: &Packet) -> EtherType {
+    match packet.headers.version {
+        Version::V4 => EtherType::IPV4,
+        Version::V6 => EtherType::IPV6,
+    }
+}

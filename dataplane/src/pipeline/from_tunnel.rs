@@ -1,0 +1,95 @@
+//! What another node sends: accepted only for an instance on this node, from a host that the route table knows, with
+//! an inner source that lives on that host (pitfall 3). The packet arrives translated; the client's node puts back the
+//! address that was dialled when it delivers.
+
+use dpdk::Mbuf;
+use net::address::Address;
+use net::ecn;
+use net::packet::Headers;
+use net::rewrite;
+
+use super::semantic::tuple;
+use super::{Origin, Output, Packet, Pipeline};
+use crate::counters::Counter;
+use crate::plan::{Range, range};
+use crate::tables::region::Location;
+use crate::tables::routes::Route;
+
+impl<O: Output> Pipeline<'_, O> {
+    /// Parses an inner packet, for the joining that comes before everything else. Accounts for what does not parse.
+    pub fn parse_inner(&mut self, mbuf: Mbuf, from: Address) -> Option<(Mbuf, Headers)> {
+        self.counters.count(Counter::ReceivedTunnel);
+        self.parse(mbuf, Origin::Tunnel(from))
+            .map(|p| (p.mbuf, p.headers))
+    }
+
+    /// An inner packet (or several, joined) in a datagram from `from` with the outer TOS byte `tos`.
+    pub fn from_tunnel(&mut self, mbuf: Mbuf, from: Address, tos: u8) {
+        let Some(mut packet) = self.parse(mbuf, Origin::Tunnel(from)) else {
+            return;
+        };
+        match ecn::decapsulate(packet.headers.tos, tos) {
+            Some(inner) if inner == packet.headers.tos => {}
+            Some(inner) => {
+                if rewrite::set_tos(packet.mbuf.data_mut(), &mut packet.headers, inner).is_err() {
+                    return self.drop(packet.mbuf, Counter::Malformed);
+                }
+            }
+            None => return self.drop(packet.mbuf, Counter::Congested),
+        }
+        self.admit(packet, from);
+    }
+
+    /// Checks both ends of an inner packet, and delivers it.
+    pub(super) fn admit(&mut self, packet: Packet, from: Address) {
+        let Some(Route::Local(slot)) = self.tables.route(packet.headers.destination) else {
+            return self.drop(packet.mbuf, Counter::NotHere);
+        };
+        if self.answers_flow(&packet, from) {
+            return self.deliver(packet, slot);
+        }
+        let source = packet.headers.source;
+        if range(source) == Range::Outside {
+            return self.drop(packet.mbuf, Counter::SpoofedTunnel);
+        }
+        match self.tables.route(source) {
+            Some(Route::Instance(id) | Route::Namespace(id)) if self.lives_on(id, from) => {
+                self.deliver(packet, slot);
+            }
+            // Not known yet: it waits while the address is looked up.
+            None => self.wait(packet, source),
+            Some(_) => self.drop(packet.mbuf, Counter::SpoofedTunnel),
+        }
+    }
+
+    // An answer in a flow of this worker proves its source: the flow names the backend, the backend its host.
+    fn answers_flow(&self, packet: &Packet, from: Address) -> bool {
+        self.shard
+            .reverse(&tuple(packet), self.now)
+            .is_some_and(|(_, reference, _)| {
+                self.tables
+                    .region
+                    .backend(reference)
+                    .is_some_and(|backend| self.is_host(backend.location, from))
+            })
+    }
+
+    fn lives_on(&self, id: u32, from: Address) -> bool {
+        self.tables
+            .region
+            .backend_at(id)
+            .is_some_and(|(_, backend)| self.is_host(backend.location, from))
+    }
+
+    // Addresses alone: a NAT on the way may have changed the port.
+    fn is_host(&self, location: Location, from: Address) -> bool {
+        match location {
+            Location::Host(host) => self
+                .tables
+                .region
+                .host(host)
+                .is_some_and(|(address, _)| address == from),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! One packet's way: classify, translate, deliver or encapsulate.
+//!
+//! ```text
+//!            access port            tunnel                host TAP
+//!                │                    │                      │
+//!           from_access          from_tunnel             from_host
+//!                └──── semantic ──────┼──────────────────────┘
+//!                         │           │
+//!              flow or policy picks   │
+//!                         │           │
+//!                   ┌─────┴─────┐     │
+//!              encapsulate   deliver ◄┘   (on the worker that owns the destination's container)
+//!                   │           │
+//!                tunnel    access port or host TAP
+//! ```
+//!
+//! A packet is a `Packet`: an mbuf whose first byte is the IP header's, with that header parsed once. Each stage takes
+//! it by value and either passes it on or accounts for its end; nothing is lost without a counter.
+
+mod answers;
+mod deliver;
+mod from_access;
+mod from_host;
+mod from_tunnel;
+mod semantic;
+mod waiting;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+
+use dpdk::{Mbuf, Mempool};
+use net::address::Address;
+use net::ethernet::Mac;
+use net::packet::{Headers, ParseError};
+use net::rewrite::L4State;
+
+use crate::counters::{Counter, Counters};
+use crate::offload::{agrees, l4_state};
+use crate::tables::flows::Shard;
+use crate::tables::{SERVICES, Tables};
+
+use answers::Budget;
+use waiting::Waiting;
+
+/// The gateway's MAC address towards containers: locally administered, and none that a host interface has, so that
+/// the kernel never takes a container's frames for its own (design section 3).
+pub const GATEWAY_MAC: Mac = Mac([0x02, 0x6f, 0x61, 0x6b, 0x00, 0x01]);
+
+/// Where finished packets go. A send is queued; the worker flushes after each round.
+pub trait Output {
+    /// A frame, Ethernet header first, to the access port of this interface.
+    fn access(&mut self, frame: Mbuf, ifindex: u32);
+    /// An inner packet to the tunnel endpoint of a host, with the outer TOS byte.
+    fn tunnel(&mut self, packet: Mbuf, to: (Address, u16), tos: u8);
+    /// A frame, Ethernet header first, to the node itself.
+    fn host(&mut self, frame: Mbuf);
+    /// The MAC address of the host TAP.
+    fn host_mac(&self) -> Mac;
+    /// A packet for a container that another worker owns, with the container's slot. Gives it back when that
+    /// worker's ring is full.
+    fn hand_over(&mut self, packet: Mbuf, worker: u16, slot: u32) -> Result<(), Mbuf>;
+    /// Asks for a table query.
+    fn unresolved(&mut self, address: Address);
+}
+
+/// Where a packet came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From the container behind the interface with this index.
+    Access(u32),
+    /// From another node: the datagram's source.
+    Tunnel(Address),
+    /// From the node itself, by the TAP.
+    Host,
+}
+
+/// A packet under way: the mbuf begins with the IP header, `headers` describes it.
+#[derive(Debug)]
+pub struct Packet {
+    mbuf: Mbuf,
+    headers: Headers,
+    state: L4State,
+    origin: Origin,
+}
+
+/// The settings that stages need.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// This worker's number.
+    pub worker: u16,
+    /// Largest inner packet that goes into the tunnel, in bytes.
+    pub mtu: u16,
+}
+
+/// One worker's pipeline.
+pub struct Pipeline<'a, O> {
+    tables: &'a Tables,
+    shard: Shard<'a>,
+    counters: &'a Counters,
+    small: &'a Mempool,
+    settings: Settings,
+    /// Per service: whatever its policy keeps.
+    policy_state: Vec<u32>,
+    waiting: Waiting,
+    budget: Budget,
+    sweep_at: usize,
+    /// Seconds of the machine's monotonic clock.
+    now: u32,
+    /// Where packets go.
+    pub output: O,
+}
+
+impl<'a, O: Output> Pipeline<'a, O> {
+    /// A pipeline for the shard of `settings.worker`; `None` when the region has no such shard.
+    pub fn new(
+        tables: &'a Tables,
+        counters: &'a Counters,
+        small: &'a Mempool,
+        settings: Settings,
+        output: O,
+    ) -> Option<Self> {
+        let shard = Shard::new(
+            tables.region.shard(usize::from(settings.worker))?,
+            tables.region.seed(),
+        );
+        Some(Self {
+            tables,
+            shard,
+            counters,
+            small,
+            settings,
+            policy_state: vec![0; SERVICES],
+            waiting: Waiting::new(),
+            budget: Budget::new(),
+            sweep_at: 0,
+            now: 0,
+            output,
+        })
+    }
+
+    /// Tells the time, in milliseconds of the machine's monotonic clock, and does what is due: expired flows end, in
+    /// bounded steps; packets that waited go on or are given up.
+    pub fn tick(&mut self, milliseconds: u64) {
+        self.now = u32::try_from(milliseconds / 1000).unwrap_or(u32::MAX);
+        self.budget.refill(milliseconds);
+        self.sweep_at = self.shard.sweep(self.sweep_at, 256, self.now);
+        self.look_again(milliseconds);
+    }
+
+    /// Packets that wait for a route.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Flows of this worker.
+    #[must_use]
+    pub fn flows(&self) -> u64 {
+        self.shard.live()
+    }
+
+    fn drop(&self, mbuf: Mbuf, reason: Counter) {
+        self.counters.count(reason);
+        drop(mbuf);
+    }
+
+    /// Parses what begins with an IP header; accounts for what does not parse.
+    #[inline]
+    fn parse(&self, mut mbuf: Mbuf, origin: Origin) -> Option<Packet> {
+        let length = mbuf.pkt_len();
+        let parsed = match Headers::parse(mbuf.data(), length) {
+            Err(ParseError::NotContiguous { needed }) => {
+                if !mbuf.pull_up(needed.min(length)) {
+                    self.drop(mbuf, Counter::NoMbuf);
+                    return None;
+                }
+                Headers::parse(mbuf.data(), length)
+            }
+            parsed => parsed,
+        };
+        match parsed {
+            Ok(headers) => {
+                if headers.padding != 0 {
+                    mbuf.truncate(headers.total_len);
+                }
+                let headers = Headers {
+                    padding: 0,
+                    ..headers
+                };
+                // A container can have said of its packet what it liked; the work left to do must fit what it is.
+                if !agrees(&mbuf, &headers) {
+                    self.drop(mbuf, Counter::Malformed);
+                    return None;
+                }
+                let state = l4_state(&mbuf);
+                // What follows edits headers in place: they must be this packet's alone.
+                if mbuf.data_mut().is_empty() && !mbuf.pull_up(usize::from(headers.header_len)) {
+                    self.drop(mbuf, Counter::NoMbuf);
+                    return None;
+                }
+                Some(Packet {
+                    mbuf,
+                    headers,
+                    state,
+                    origin,
+                })
+            }
+            Err(error) => {
+                self.drop(
+                    mbuf,
+                    match error {
+                        ParseError::Version => Counter::NotIp,
+                        ParseError::HeaderChecksum => Counter::HeaderChecksum,
+                        ParseError::SourceRoute | ParseError::ExtensionLimit => {
+                            Counter::SourceRoute
+                        }
+                        _ => Counter::Malformed,
+                    },
+                );
+                None
+            }
+        }
+    }
+}
+
+/// The endpoint as a socket address; IPv4-mapped addresses become IPv4.
+#[must_use]
+pub fn endpoint((address, port): (Address, u16)) -> SocketAddr {
+    SocketAddr::new(address.to_ip(), port)
+}

@@ -1,0 +1,222 @@
+//! To a Service IP or an Instance IP: the flow's backend, or the policy's choice; then both addresses change.
+//!
+//! Only a Service IP needs a flow: the client must see its answers come from the address it dialled. A packet to an
+//! Instance IP is translated by the route table alone, which also serves every answer of a server (contract section 5).
+
+use net::address::Address;
+use net::answer::Failure;
+use net::packet::{Fragment, Icmp, Protocol, TcpFlags};
+use net::rewrite::AddressChange;
+
+use super::{Origin, Output, Packet, Pipeline};
+use crate::counters::Counter;
+use crate::policy;
+use crate::tables::flows::Tuple;
+use crate::tables::region::{Backend, BackendRef};
+use crate::tables::routes::{BackendSet, Route};
+use crate::tables::slots::AccessSlot;
+
+pub(super) fn tuple(packet: &Packet) -> Tuple {
+    Tuple {
+        source: packet.headers.source,
+        destination: packet.headers.destination,
+        source_port: packet.headers.source_port,
+        destination_port: packet.headers.destination_port,
+        protocol: packet.headers.protocol,
+    }
+}
+
+fn family(value: (u32, Address), v4: bool) -> Address {
+    match (v4, value.0) {
+        (true, 0) => Address(0),
+        (true, bits) => Address::from_v4_bits(bits),
+        (false, _) => value.1,
+    }
+}
+
+impl<O: Output> Pipeline<'_, O> {
+    /// Translates a packet from the container in `port` to a Service IP or an Instance IP.
+    #[inline]
+    pub(super) fn semantic(&mut self, packet: Packet, port: &AccessSlot) {
+        let v4 = packet.headers.destination.is_v4();
+        let own = port.instance(v4);
+        if own.is_unspecified() {
+            // Which Instance IP is the container's own? Its own namespace IP is the question.
+            return self.wait(packet, port.namespace(v4));
+        }
+        if packet.headers.fragment != Fragment::None {
+            return self.drop(packet.mbuf, Counter::Fragment);
+        }
+        if let Icmp::Error { .. } = packet.headers.icmp {
+            return self.drop(packet.mbuf, Counter::Icmp);
+        }
+        let key = tuple(&packet);
+        if let Some((place, reference)) = self.shard.forward(&key, self.now) {
+            let opens = packet.headers.tcp_flags.any(TcpFlags::SYN)
+                && !packet.headers.tcp_flags.any(TcpFlags::ACK);
+            if opens && self.shard.is_closed(place) {
+                self.shard.remove(place);
+            } else if let Some(backend) = self.tables.region.backend(reference) {
+                self.shard.touch(place, packet.headers.tcp_flags, self.now);
+                return self.translate(packet, own, reference.id, &backend);
+            } else {
+                self.shard.remove(place);
+                if packet.headers.protocol == Protocol::TCP && !opens {
+                    // The instance is gone and with it the connection: say so now, not after minutes.
+                    return self.refuse(packet, Counter::BackendGone);
+                }
+            }
+        }
+        match self.tables.route(packet.headers.destination) {
+            Some(Route::Service { service, set }) => self.open(packet, &key, own, service, set),
+            Some(Route::Instance(id)) => match self.tables.region.backend_at(id) {
+                Some((_, backend)) => self.translate(packet, own, id, &backend),
+                None => self.unreachable(packet, Counter::NoBackend),
+            },
+            Some(Route::Unreachable) => self.unreachable(packet, Counter::Unreachable),
+            // Semantic addresses are never namespace addresses.
+            Some(Route::Namespace(_) | Route::Local(_)) => {
+                self.drop(packet.mbuf, Counter::NotForUs);
+            }
+            None => {
+                let destination = packet.headers.destination;
+                self.wait(packet, destination);
+            }
+        }
+    }
+
+    fn open(&mut self, packet: Packet, key: &Tuple, own: Address, service: u32, set: u32) {
+        let v4 = own.is_v4();
+        let set = BackendSet::at(&self.tables.arena, set);
+        let mut opened: Option<(u32, Backend)> = None;
+        let mut ambiguous = false;
+        let (shard, now) = (&self.shard, self.now);
+        if let Some(state) = self.policy_state.get_mut(service as usize) {
+            policy::select(
+                set.policy(),
+                &set,
+                state,
+                &self.tables.region,
+                |reference, backend| match Self::open_to(shard, key, v4, reference, backend, now) {
+                    Some(true) => {
+                        opened = Some((reference.id, *backend));
+                        true
+                    }
+                    Some(false) => {
+                        ambiguous = true;
+                        false
+                    }
+                    None => false,
+                },
+            );
+        }
+        match opened {
+            Some((id, backend)) => {
+                self.counters.count(Counter::FlowsOpened);
+                self.translate(packet, own, id, &backend);
+            }
+            None if ambiguous => self.drop(packet.mbuf, Counter::Ambiguous),
+            None => self.unreachable(packet, Counter::NoBackend),
+        }
+    }
+
+    // Some(true): the flow is open; Some(false): its answers could not be told apart; None: the backend has no
+    // address of this family.
+    fn open_to(
+        shard: &crate::tables::flows::Shard<'_>,
+        key: &Tuple,
+        v4: bool,
+        reference: BackendRef,
+        backend: &Backend,
+        now: u32,
+    ) -> Option<bool> {
+        let instance = family(backend.instance, v4);
+        if instance.is_unspecified() || family(backend.namespace, v4).is_unspecified() {
+            return None;
+        }
+        let reverse = Tuple {
+            source: instance,
+            destination: key.source,
+            source_port: key.destination_port,
+            destination_port: key.source_port,
+            protocol: key.protocol,
+        };
+        Some(shard.open(key, reference, &reverse, now).is_ok())
+    }
+
+    /// Rewrites `c → S` to `C → d` and sends the packet where the backend runs.
+    #[inline]
+    fn translate(&mut self, packet: Packet, own: Address, id: u32, backend: &Backend) {
+        let to = family(backend.namespace, own.is_v4());
+        if to.is_unspecified() {
+            return self.unreachable(packet, Counter::NoBackend);
+        }
+        let Some(mut packet) = self.hop(packet) else {
+            return;
+        };
+        let Some(change) =
+            AddressChange::new(packet.headers.source, own, packet.headers.destination, to)
+        else {
+            return self.drop(packet.mbuf, Counter::Malformed);
+        };
+        self.tables.mark_used(id, self.now);
+        if change
+            .apply(packet.mbuf.data_mut(), &mut packet.headers, packet.state)
+            .is_err()
+        {
+            return self.drop(packet.mbuf, Counter::Malformed);
+        }
+        self.forward(packet, backend.location);
+    }
+
+    /// Takes one hop from the packet's time to live; answers and ends it when there is none left.
+    pub(super) fn hop(&mut self, mut packet: Packet) -> Option<Packet> {
+        use net::rewrite::{Ttl, decrement_ttl};
+        match decrement_ttl(packet.mbuf.data_mut(), &mut packet.headers) {
+            Ok(Ttl::Left) => Some(packet),
+            Ok(Ttl::Expired) => {
+                self.report(&packet, Failure::TtlExpired);
+                self.drop(packet.mbuf, Counter::TtlExpired);
+                None
+            }
+            Err(_) => {
+                self.drop(packet.mbuf, Counter::Malformed);
+                None
+            }
+        }
+    }
+
+    /// To a namespace IP: both addresses stay.
+    pub(super) fn namespace(&mut self, packet: Packet) {
+        let Some(packet) = self.hop(packet) else {
+            return;
+        };
+        let destination = packet.headers.destination;
+        match self.tables.route(destination) {
+            Some(Route::Local(slot)) => self.deliver(packet, slot),
+            Some(Route::Namespace(id)) => match self.tables.region.backend_at(id) {
+                Some((_, backend)) => {
+                    self.tables.mark_used(id, self.now);
+                    self.forward(packet, backend.location);
+                }
+                None => self.unreachable(packet, Counter::NoBackend),
+            },
+            Some(Route::Unreachable) => self.unreachable(packet, Counter::Unreachable),
+            Some(Route::Service { .. } | Route::Instance(_)) => {
+                self.drop(packet.mbuf, Counter::NotForUs);
+            }
+            None => self.wait(packet, destination),
+        }
+    }
+
+    /// To anywhere else: the node's kernel knows the way, and counts the hop.
+    pub(super) fn outside(&mut self, packet: Packet) {
+        if packet.headers.destination.is_broadcast() || packet.headers.destination.is_link_local() {
+            return self.drop(packet.mbuf, Counter::LinkScope);
+        }
+        match packet.origin {
+            Origin::Host => self.drop(packet.mbuf, Counter::NotForUs),
+            _ => self.host_bound(packet),
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Start and stop: memory, EAL, ports, threads, in that order, and back.
+
+use std::io::Read;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use dpdk::{Eal, EalOptions, Mempool, Port, PortConfig, Ring};
+use kernel_port::{AccessGroup, Pools, TapPort, TunnelPort, Waiter};
+
+use crate::api::{Config, Event, StartError, Uplink as UplinkKind};
+use crate::clock;
+use crate::control::{Controller, Message, WorkerLink};
+use crate::counters::Counters;
+use crate::handle::Handle;
+use crate::memory;
+use crate::pipeline::Settings;
+use crate::tables::Tables;
+use crate::tables::flows::Shard;
+use crate::tables::region::{Layout, Opened, Region};
+use crate::uplink::{EthdevUplink, Uplink};
+use crate::worker::{Neighbour, Worker};
+
+/// Frames of each worker's mapped receive ring, 2 KB each.
+const RING_FRAMES: u32 = 4096;
+/// Packets that may wait in a worker's inbox for others' packets.
+const INBOX: u32 = 1024;
+/// Messages that may wait for the control thread.
+const MESSAGES: usize = 4096;
+
+/// A running data plane.
+pub struct Dataplane {
+    handle: Handle,
+    stop: Arc<AtomicBool>,
+    wakers: Vec<kernel_port::Waker>,
+    workers: Vec<dpdk::Worker>,
+    control: Option<JoinHandle<()>>,
+    port: Option<Port>,
+    // Holds the tunnel port of an ethdev uplink, so that the kernel answers nothing there.
+    _reserved: Vec<UdpSocket>,
+    // Last: everything above lives in its memory.
+    eal: Option<Eal>,
+}
+
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    match std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)) {
+        Ok(()) => u64::from_ne_bytes(bytes),
+        // Without it the hash can be foreseen, which costs speed under attack and nothing else.
+        Err(_) => clock::milliseconds() ^ u64::from(std::process::id()),
+    }
+}
+
+/// The CPUs of the workers: as configured; else the last ones, one each, where there are enough to dedicate; else all
+/// that the process may use, so that the scheduler can move a worker away from who wakes it.
+fn worker_cpus(config: &Config) -> Result<Vec<Vec<usize>>, StartError> {
+    if !config.worker_cpus.is_empty() {
+        if config.worker_cpus.len() != config.workers {
+            return Err(StartError::Config(format!(
+                "{} workers and {} CPUs are configured; name one CPU for each worker",
+                config.workers,
+                config.worker_cpus.len()
+            )));
+        }
+        return Ok(config.worker_cpus.iter().map(|&cpu| vec![cpu]).collect());
+    }
+    let allowed = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))
+        .map(|set| {
+            (0..nix::sched::CpuSet::count())
+                .filter(|&cpu| set.is_set(cpu).unwrap_or(false))
+                .collect()
+        })
+        .unwrap_or_else(|_| vec![0]);
+    let first = allowed.len().saturating_sub(config.workers);
+    if allowed.len() >= 4 && first >= 1 {
+        return Ok(allowed
+            .into_iter()
+            .skip(first)
+            .map(|cpu| vec![cpu])
+            .collect());
+    }
+    Ok(vec![allowed; config.workers])
+}
+
+fn open_region(config: &Config) -> Result<Region, StartError> {
+    let layout = Layout::for_flows(config.flows, config.workers);
+    let path = config
+        .shared_dir
+        .join(format!("oakestra-{}.flows", config.instance));
+    let (region, opened) =
+        Region::open(&path, layout, seed()).map_err(|e| StartError::SharedFlows(e.to_string()))?;
+    match opened {
+        Opened::New => {}
+        Opened::Discarded(why) => {
+            tracing::warn!(path = %path.display(), "the flow mapping of an earlier process was thrown away: {why}");
+        }
+        Opened::TakenOver => {
+            let now = clock::seconds();
+            let (mut kept, mut dropped) = (0, 0);
+            for shard in (0..layout.shards).filter_map(|n| region.shard(n)) {
+                let (k, d) = Shard::new(shard, region.seed()).recover(now);
+                kept += k;
+                dropped += d;
+            }
+            tracing::info!(kept, dropped, "took over the flows of an earlier process");
+        }
+    }
+    Ok(region)
+}
+
+fn pool(name: &str, count: u32, room: u16) -> Result<Mempool, StartError> {
+    Mempool::create(name, count, 256, room, None).map_err(|e| StartError::Memory(e.to_string()))
+}
+
+/// Each worker's uplink, the ethdev port if it is one, and what keeps the tunnel port ours.
+type Uplinks = (Vec<Uplink>, Option<Port>, Vec<UdpSocket>);
+
+fn open_uplinks(config: &Config, pools: &Pools) -> Result<Uplinks, StartError> {
+    let v4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, config.tunnel_port);
+    let v6 = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, config.tunnel_port, 0, 0);
+    let UplinkKind::Ethdev { devargs, .. } = &config.uplink else {
+        let ports = TunnelPort::open(config.workers, Some(v4), Some(v6), pools)?;
+        return Ok((
+            ports
+                .into_iter()
+                .map(|port| Uplink::Socket(Box::new(port)))
+                .collect(),
+            None,
+            Vec::new(),
+        ));
+    };
+    let failed = |e: &dyn std::fmt::Display| StartError::Uplink(e.to_string());
+    // Whoever holds the port keeps the kernel from answering our datagrams with "port unreachable".
+    let reserve = |address: std::net::SocketAddr| {
+        UdpSocket::bind(address).map_err(|e| {
+            StartError::Uplink(format!(
+                "the tunnel port {} cannot be reserved ({e}); end the program that holds it, or set another TunnelPort",
+                config.tunnel_port
+            ))
+        })
+    };
+    // A dual-stack socket holds both; a host without IPv6 has only the other.
+    let reserved = vec![reserve(v6.into()).or_else(|_| reserve(v4.into()))?];
+    let mut port = Port::attach(devargs).map_err(|e| failed(&e))?;
+    let queues = u16::try_from(config.workers).unwrap_or(u16::MAX);
+    let settings = PortConfig {
+        rx_queues: queues,
+        tx_queues: queues,
+        rss: queues > 1,
+        ..PortConfig::new(pools.small.clone())
+    };
+    port.configure(&settings).map_err(|e| failed(&e))?;
+    port.start().map_err(|e| failed(&e))?;
+    let mut uplinks = Vec::new();
+    for queue in 0..queues {
+        let rx = port.rx_queue(queue).map_err(|e| failed(&e))?;
+        let tx = port.tx_queue(queue).map_err(|e| failed(&e))?;
+        uplinks.push(Uplink::Ethdev(Box::new(EthdevUplink::new(
+            rx,
+            tx,
+            config.tunnel_port,
+            pools.small.clone(),
+        ))));
+    }
+    Ok((uplinks, Some(port), reserved))
+}
+
+impl Dataplane {
+    /// Starts EAL, opens the ports and launches the threads. `events` is called on the control thread.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left behind.
+    pub fn start(
+        config: &Config,
+        events: Box<dyn Fn(Event) + Send + Sync>,
+    ) -> Result<Self, StartError> {
+        if config.workers == 0 || config.workers > 64 {
+            return Err(StartError::Config(format!(
+                "{} workers; between 1 and 64 are possible",
+                config.workers
+            )));
+        }
+        let choice = memory::choose(config.hugepage_mb, config.workers)?;
+        tracing::info!("packet memory: {}", choice.text);
+        let eal = Eal::init(EalOptions {
+            file_prefix: format!("oakestra-{}", config.instance),
+            workers: worker_cpus(config)?,
+            memory: choice.memory,
+            pci_allow: Vec::new(),
+            ..EalOptions::default()
+        })?;
+        let workers = u32::try_from(config.workers).unwrap_or(1);
+        let pools = Pools {
+            small: pool(
+                "oak_small",
+                memory::SMALL_PER_WORKER * workers - 1,
+                memory::SMALL_ROOM,
+            )?,
+            large: pool(
+                "oak_large",
+                (memory::LARGE_PER_WORKER * workers - 1).max(511),
+                memory::LARGE_ROOM,
+            )?,
+        };
+        let (uplinks, port, reserved) = open_uplinks(config, &pools)?;
+        let taps = TapPort::open(&config.host_interface, config.workers, &pools)?;
+        let (access_group, access_ports) = AccessGroup::open(config.workers, RING_FRAMES, &pools)?;
+        // The mapping comes last of what can fail: until here an earlier process's flows are untouched.
+        let tables = Arc::new(Tables::new(open_region(config)?, config.workers));
+        let host_interface = taps.first().map_or(0, TapPort::ifindex);
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let (to_control, inbox) = sync_channel(MESSAGES);
+        let mut waiters = Vec::new();
+        let mut neighbours = Vec::new();
+        let mut receivers = Vec::new();
+        for n in 0..config.workers {
+            let (ring, receiver) = Ring::inbox(&format!("oak_inbox_{n}"), INBOX)
+                .map_err(|e| StartError::Memory(e.to_string()))?;
+            let waiter = Waiter::new()?;
+            neighbours.push(Neighbour {
+                ring,
+                waker: waiter.waker(),
+                asleep: Arc::default(),
+            });
+            receivers.push(receiver);
+            waiters.push(waiter);
+        }
+        let links: Vec<WorkerLink> = neighbours
+            .iter()
+            .map(|n| WorkerLink {
+                counters: Arc::new(Counters::default()),
+                waker: n.waker.clone(),
+            })
+            .collect();
+        let mut launched = Vec::new();
+        let parts = access_ports
+            .into_iter()
+            .zip(uplinks)
+            .zip(taps)
+            .zip(receivers)
+            .zip(waiters)
+            .zip(&links);
+        for (n, (((((access, uplink), host), inbox), waiter), link)) in parts.enumerate() {
+            waiter.add(access.fd())?;
+            waiter.add(host.fd())?;
+            if let Uplink::Socket(tunnel) = &uplink {
+                for fd in tunnel.fds() {
+                    waiter.add(fd)?;
+                }
+            }
+            let worker = Worker {
+                settings: Settings {
+                    worker: u16::try_from(n).unwrap_or(0),
+                    mtu: config.mtu,
+                },
+                tables: Arc::clone(&tables),
+                counters: Arc::clone(&link.counters),
+                small: pools.small.clone(),
+                idle: config.idle,
+                access,
+                uplink,
+                host,
+                inbox,
+                neighbours: neighbours.clone(),
+                control: to_control.clone(),
+                waiter,
+                stop: Arc::clone(&stop),
+            };
+            launched.push((n, worker));
+        }
+        let mut running = Vec::new();
+        for (n, worker) in launched {
+            let died = Died {
+                control: to_control.clone(),
+                stop: Arc::clone(&stop),
+                worker: n,
+            };
+            let body = move || {
+                let _died = died;
+                worker.run();
+            };
+            match eal.launch(n, body) {
+                Ok(handle) => running.push(handle),
+                Err(error) => {
+                    stop.store(true, Ordering::Relaxed);
+                    neighbours.iter().for_each(|n| n.waker.wake());
+                    for worker in running {
+                        let _ = worker.join();
+                    }
+                    return Err(StartError::Thread(error.to_string()));
+                }
+            }
+        }
+        let controller = Controller::new(tables, access_group, links, events, choice.text);
+        let control = std::thread::Builder::new()
+            .name("oak-control".to_owned())
+            .spawn(move || controller.run(&inbox))
+            .map_err(|e| StartError::Thread(e.to_string()))?;
+        Ok(Self {
+            handle: Handle::new(to_control, host_interface),
+            stop,
+            wakers: neighbours.into_iter().map(|n| n.waker).collect(),
+            workers: running,
+            control: Some(control),
+            port,
+            _reserved: reserved,
+            eal: Some(eal),
+        })
+    }
+
+    /// For commands; clone it freely.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Stops the workers, closes the ports and ends EAL. Flows stay in their mapping for the next process.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for waker in &self.wakers {
+            waker.wake();
+        }
+        for worker in self.workers.drain(..) {
+            if let Err(error) = worker.join() {
+                tracing::error!("a worker ended badly: {error}");
+            }
+        }
+        self.handle.stop();
+        if let Some(control) = self.control.take()
+            && control.join().is_err()
+        {
+            tracing::error!("the control thread ended badly");
+        }
+        if let Some(port) = self.port.take()
+            && let Err(error) = port.detach()
+        {
+            tracing::warn!("the uplink could not be detached: {error}");
+        }
+        drop(self.eal.take());
+    }
+}
+
+/// Tells the control thread when a worker ends without having been told to, be it by a panic.
+struct Died {
+    control: SyncSender<Message>,
+    stop: Arc<AtomicBool>,
+    worker: usize,
+}
+
+impl Drop for Died {
+    fn drop(&mut self) {
+        if !self.stop.load(Ordering::Relaxed) {
+            let _ = self.control.try_send(Message::WorkerEnded(format!(
+                "worker {} has ended",
+                self.worker
+            )));
+        }
+    }
+}

@@ -1,0 +1,595 @@
+//! One worker's flows: which instance each was given, and how answers find their way back to the address dialled.
+//!
+//! A flow is two slots of one cache line each: the client's direction (`c → S`), which names the backend, and the
+//! backend's (`D → c`), which names `S`. The key is the whole 5-tuple and the direction, so neither another protocol
+//! nor another client nor another peer ever meets a flow that is not its own.
+//!
+//! A slot's home is given by the hash of its key. If another flow sits there, the rest of the home's bucket (8
+//! slots) and then a second bucket are used, and the home counts how many were sent away: a lookup that finds
+//! neither its key nor such a count has touched one cache line and is done. When both buckets are full, the flow that
+//! would expire first is given up (`evicted` counts them): bounded memory, and established TCP goes last.
+//!
+//! The shard is written by its worker alone. It lies in the shared mapping (`region`), so everything is a word, and
+//! the word that makes a slot valid is written last.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use net::address::Address;
+use net::packet::{Protocol, TcpFlags};
+
+use super::region::{BackendRef, SLOT_WORDS};
+use super::{SALT, halves, high32, join, low32, mix, word};
+
+const BUCKET: usize = 8;
+const EMPTY: u8 = 0;
+const FORWARD: u8 = 1;
+const REVERSE: u8 = 2;
+
+const LIVE: usize = 0;
+const EVICTED: usize = 1;
+
+/// The 5-tuple of one direction. For ICMP echo both ports are the identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Source port, host byte order.
+    pub source_port: u16,
+    /// Destination port, host byte order.
+    pub destination_port: u16,
+    /// IP protocol.
+    pub protocol: Protocol,
+}
+
+impl Tuple {
+    fn ports(&self) -> u32 {
+        (u32::from(self.source_port) << 16) | u32::from(self.destination_port)
+    }
+}
+
+/// How far a connection has come, as far as this side has seen it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    /// Opened by the client, nothing else yet.
+    Opening = 0,
+    /// Packets have passed in this direction after the opening.
+    Established = 1,
+    /// This direction has sent FIN.
+    HalfClosed = 2,
+    /// Both have sent FIN, or one has sent RST.
+    Closed = 3,
+}
+
+impl Phase {
+    fn of(bits: u8) -> Self {
+        match bits {
+            0 => Phase::Opening,
+            1 => Phase::Established,
+            2 => Phase::HalfClosed,
+            _ => Phase::Closed,
+        }
+    }
+}
+
+/// Seconds without a packet after which a flow ends. TCP: RFC 5382 (2 h 4 min established, 4 min else), UDP: RFC 4787
+/// (5 min), ICMP: RFC 5508 (60 s).
+fn timeout(protocol: Protocol, phase: Phase) -> u32 {
+    match (protocol, phase) {
+        (Protocol::TCP | Protocol::SCTP, Phase::Established | Phase::HalfClosed) => 7440,
+        (Protocol::TCP | Protocol::SCTP, Phase::Opening | Phase::Closed) => 240,
+        (Protocol::ICMP | Protocol::ICMPV6, _) => 60,
+        _ => 300,
+    }
+}
+
+/// Where a slot is, within the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(u32);
+
+/// Why a flow could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The backend's answers could not be told from those of another live flow of the same client: same backend,
+    /// same ports, another Service IP. Another backend may do.
+    Ambiguous,
+}
+
+/// A shard over the words of the mapping.
+#[derive(Debug)]
+pub struct Shard<'a> {
+    header: &'a [AtomicU64],
+    slots: &'a [AtomicU64],
+    mask: usize,
+    seed: u64,
+}
+
+impl<'a> Shard<'a> {
+    /// Over a shard's header and slots; the number of slots must be a power of two, at least 8.
+    #[must_use]
+    pub fn new((header, slots): (&'a [AtomicU64], &'a [AtomicU64]), seed: u64) -> Self {
+        let count = (slots.len() / SLOT_WORDS).max(1);
+        Self {
+            header,
+            slots,
+            mask: count - 1,
+            seed,
+        }
+    }
+
+    #[inline(always)]
+    fn slot(&self, place: usize) -> Option<&'a [AtomicU64; SLOT_WORDS]> {
+        self.slots
+            .get((place & self.mask) * SLOT_WORDS..)?
+            .first_chunk()
+    }
+
+    #[inline(always)]
+    fn hash(&self, tuple: &Tuple, direction: u8) -> u64 {
+        let (sh, sl) = halves(tuple.source);
+        let (dh, dl) = halves(tuple.destination);
+        let rest = (u64::from(tuple.ports()) << 16)
+            | (u64::from(tuple.protocol.0) << 8)
+            | u64::from(direction);
+        let a = mix(sl ^ self.seed, dl ^ SALT[0]);
+        let b = mix(
+            sh ^ SALT[1] ^ rest,
+            dh ^ SALT[2] ^ self.seed.rotate_left(32),
+        );
+        mix(a ^ SALT[1], b ^ rest)
+    }
+
+    #[allow(clippy::cast_possible_truncation)]
+    fn homes(&self, hash: u64) -> (usize, usize) {
+        let home = hash as usize & self.mask;
+        let second = (mix(hash, SALT[0]) as usize & self.mask) & !(BUCKET - 1);
+        (home, second)
+    }
+
+    #[inline(always)]
+    fn matches(w: &[AtomicU64; SLOT_WORDS], tuple: &Tuple, tag: u64) -> bool {
+        let (sh, sl) = halves(tuple.source);
+        let (dh, dl) = halves(tuple.destination);
+        // The bits of word 4 that are the key: ports, protocol, direction.
+        (w[4].load(Ordering::Relaxed) >> 16) == tag
+            && w[1].load(Ordering::Relaxed) == sl
+            && w[3].load(Ordering::Relaxed) == dl
+            && w[0].load(Ordering::Relaxed) == sh
+            && w[2].load(Ordering::Relaxed) == dh
+    }
+
+    fn tag(tuple: &Tuple, direction: u8) -> u64 {
+        (u64::from(tuple.ports()) << 16) | (u64::from(tuple.protocol.0) << 8) | u64::from(direction)
+    }
+
+    #[inline]
+    fn find(&self, tuple: &Tuple, direction: u8) -> Option<usize> {
+        let hash = self.hash(tuple, direction);
+        let (home, second) = self.homes(hash);
+        let tag = Self::tag(tuple, direction);
+        let w = self.slot(home)?;
+        if Self::matches(w, tuple, tag) {
+            return Some(home);
+        }
+        if w[4].load(Ordering::Relaxed) & 0xff == 0 {
+            return None;
+        }
+        self.find_displaced(home, second, tuple, tag)
+    }
+
+    #[cold]
+    fn find_displaced(&self, home: usize, second: usize, tuple: &Tuple, tag: u64) -> Option<usize> {
+        let first = home & !(BUCKET - 1);
+        (first..first + BUCKET)
+            .chain(second..second + BUCKET)
+            .find(|&at| self.slot(at).is_some_and(|w| Self::matches(w, tuple, tag)))
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // fields of a packed word
+    fn direction(w: &[AtomicU64; SLOT_WORDS]) -> u8 {
+        (w[4].load(Ordering::Relaxed) >> 16) as u8
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // fields of a packed word
+    fn phase(w: &[AtomicU64; SLOT_WORDS]) -> Phase {
+        Phase::of((w[4].load(Ordering::Relaxed) >> 8) as u8)
+    }
+
+    fn set_phase(w: &[AtomicU64; SLOT_WORDS], phase: Phase) {
+        let old = w[4].load(Ordering::Relaxed);
+        w[4].store(
+            (old & !0xff00) | (u64::from(phase as u8) << 8),
+            Ordering::Release,
+        );
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // fields of a packed word
+    fn protocol(w: &[AtomicU64; SLOT_WORDS]) -> Protocol {
+        Protocol((w[4].load(Ordering::Relaxed) >> 24) as u8)
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // fields of a packed word
+    fn tuple(w: &[AtomicU64; SLOT_WORDS]) -> Tuple {
+        let key = w[4].load(Ordering::Relaxed);
+        Tuple {
+            source: join(w[0].load(Ordering::Relaxed), w[1].load(Ordering::Relaxed)),
+            destination: join(w[2].load(Ordering::Relaxed), w[3].load(Ordering::Relaxed)),
+            source_port: (key >> 48) as u16,
+            destination_port: (key >> 32) as u16,
+            protocol: Self::protocol(w),
+        }
+    }
+
+    fn peer(w: &[AtomicU64; SLOT_WORDS]) -> usize {
+        low32(w[6].load(Ordering::Relaxed)) as usize
+    }
+
+    fn expires(w: &[AtomicU64; SLOT_WORDS]) -> u32 {
+        high32(w[6].load(Ordering::Relaxed))
+    }
+
+    fn set_expires(w: &[AtomicU64; SLOT_WORDS], at: u32) {
+        let old = w[6].load(Ordering::Relaxed);
+        if high32(old) != at {
+            w[6].store(word(at, low32(old)), Ordering::Relaxed);
+        }
+    }
+
+    /// The backend of the flow that the client's packet belongs to, if it has one. `now` in seconds.
+    #[inline]
+    #[must_use]
+    pub fn forward(&self, tuple: &Tuple, now: u32) -> Option<(Place, BackendRef)> {
+        let place = self.find(tuple, FORWARD)?;
+        let w = self.slot(place)?;
+        if Self::expires(w) < now
+            && self
+                .slot(Self::peer(w))
+                .is_none_or(|p| Self::expires(p) < now)
+        {
+            return None;
+        }
+        Some((
+            Self::place(place),
+            BackendRef::from_word(w[5].load(Ordering::Relaxed)),
+        ))
+    }
+
+    /// The flow that a backend's packet belongs to: its place, its backend, and the address that the client dialled.
+    #[inline]
+    #[must_use]
+    pub fn reverse(&self, tuple: &Tuple, now: u32) -> Option<(Place, BackendRef, Address)> {
+        let place = self.find(tuple, REVERSE)?;
+        let w = self.slot(place)?;
+        let peer = self.slot(Self::peer(w))?;
+        if Self::expires(w) < now && Self::expires(peer) < now {
+            return None;
+        }
+        let dialled = join(
+            peer[2].load(Ordering::Relaxed),
+            peer[3].load(Ordering::Relaxed),
+        );
+        Some((
+            Self::place(place),
+            BackendRef::from_word(w[5].load(Ordering::Relaxed)),
+            dialled,
+        ))
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // slots are at most 2^32
+    fn place(at: usize) -> Place {
+        Place(at as u32)
+    }
+
+    /// Notes a packet of this direction: keeps the flow alive and follows TCP's state.
+    #[inline]
+    pub fn touch(&self, place: Place, flags: TcpFlags, now: u32) {
+        let Some(w) = self.slot(place.0 as usize) else {
+            return;
+        };
+        let protocol = Self::protocol(w);
+        let mut phase = Self::phase(w);
+        if protocol == Protocol::TCP {
+            if flags.any(TcpFlags::FIN.with(TcpFlags::RST)) {
+                phase = self.close(w, phase, flags, now);
+            } else if phase == Phase::Opening && !flags.any(TcpFlags::SYN) {
+                phase = Phase::Established;
+                Self::set_phase(w, phase);
+            }
+        } else if phase == Phase::Opening {
+            phase = Phase::Established;
+            Self::set_phase(w, phase);
+        }
+        Self::set_expires(w, now + timeout(protocol, phase));
+    }
+
+    #[cold]
+    fn close(&self, w: &[AtomicU64; SLOT_WORDS], phase: Phase, flags: TcpFlags, now: u32) -> Phase {
+        let peer = self.slot(Self::peer(w));
+        let both = flags.any(TcpFlags::RST)
+            || peer.is_some_and(|p| matches!(Self::phase(p), Phase::HalfClosed | Phase::Closed));
+        let phase = if both || phase == Phase::Closed {
+            Phase::Closed
+        } else {
+            Phase::HalfClosed
+        };
+        Self::set_phase(w, phase);
+        if let (true, Some(p)) = (both, peer) {
+            Self::set_phase(p, Phase::Closed);
+            Self::set_expires(
+                p,
+                Self::expires(p).min(now + timeout(Protocol::TCP, Phase::Closed)),
+            );
+        }
+        phase
+    }
+
+    /// True when the connection is over, so that a SYN with the same ports is a new one.
+    #[must_use]
+    pub fn is_closed(&self, place: Place) -> bool {
+        self.slot(place.0 as usize)
+            .is_some_and(|w| Self::phase(w) == Phase::Closed)
+    }
+
+    /// Opens a flow: the client's packets (`forward`) go to `backend`, whose answers look like `reverse`.
+    ///
+    /// # Errors
+    /// `Ambiguous` when `reverse` belongs to another live flow.
+    pub fn open(
+        &self,
+        forward: &Tuple,
+        backend: BackendRef,
+        reverse: &Tuple,
+        now: u32,
+    ) -> Result<Place, Refused> {
+        if let Some(old) = self.find(forward, FORWARD) {
+            self.remove(Self::place(old));
+        }
+        if let Some(other) = self.find(reverse, REVERSE) {
+            let w = self.slot(other);
+            let alive = w.is_some_and(|w| {
+                let peer_alive = self
+                    .slot(Self::peer(w))
+                    .is_some_and(|p| Self::expires(p) >= now);
+                Self::phase(w) != Phase::Closed && (Self::expires(w) >= now || peer_alive)
+            });
+            if alive {
+                return Err(Refused::Ambiguous);
+            }
+            self.remove(Self::place(other));
+        }
+        let expires = now + timeout(forward.protocol, Phase::Opening);
+        let near = self.take(forward, FORWARD, usize::MAX, now);
+        let far = self.take(reverse, REVERSE, near, now);
+        self.write(near, forward, FORWARD, backend, far, expires);
+        self.write(far, reverse, REVERSE, backend, near, expires);
+        self.count(LIVE, 1);
+        Ok(Self::place(near))
+    }
+
+    // A free slot for the key, the home first; gives up the flow that would expire first when there is none.
+    fn take(&self, tuple: &Tuple, direction: u8, pinned: usize, now: u32) -> usize {
+        let (home, second) = self.homes(self.hash(tuple, direction));
+        let first = home & !(BUCKET - 1);
+        let free =
+            |at: usize| at != pinned && self.slot(at).is_some_and(|w| Self::direction(w) == EMPTY);
+        if free(home) {
+            return home;
+        }
+        let candidates = || (first..first + BUCKET).chain(second..second + BUCKET);
+        let at = candidates().find(|&at| free(at)).unwrap_or_else(|| {
+            let soonest = candidates()
+                .filter(|&at| at != pinned && self.slot(at).is_none_or(|w| Self::peer(w) != pinned))
+                .min_by_key(|&at| self.slot(at).map_or(u32::MAX, |w| self.end_of(w)))
+                .unwrap_or(home);
+            if self.slot(soonest).is_some_and(|w| self.end_of(w) >= now) {
+                self.count(EVICTED, 1);
+            }
+            self.remove(Self::place(soonest));
+            soonest
+        });
+        if at != home
+            && let Some(w) = self.slot(home)
+        {
+            w[4].store(w[4].load(Ordering::Relaxed) + 1, Ordering::Release);
+        }
+        at
+    }
+
+    // When the whole flow ends: at the later of its two directions.
+    fn end_of(&self, w: &[AtomicU64; SLOT_WORDS]) -> u32 {
+        Self::expires(w).max(self.slot(Self::peer(w)).map_or(0, Self::expires))
+    }
+
+    #[allow(clippy::cast_possible_truncation)]
+    fn write(
+        &self,
+        at: usize,
+        tuple: &Tuple,
+        direction: u8,
+        backend: BackendRef,
+        peer: usize,
+        expires: u32,
+    ) {
+        let Some(w) = self.slot(at) else { return };
+        let (sh, sl) = halves(tuple.source);
+        let (dh, dl) = halves(tuple.destination);
+        w[0].store(sh, Ordering::Relaxed);
+        w[1].store(sl, Ordering::Relaxed);
+        w[2].store(dh, Ordering::Relaxed);
+        w[3].store(dl, Ordering::Relaxed);
+        w[5].store(backend.to_word(), Ordering::Relaxed);
+        w[6].store(word(expires, peer as u32), Ordering::Relaxed);
+        w[7].store(0, Ordering::Relaxed);
+        let displaced = w[4].load(Ordering::Relaxed) & 0xff;
+        w[4].store(
+            (Self::tag(tuple, direction) << 16) | displaced,
+            Ordering::Release,
+        );
+    }
+
+    /// Ends a flow: both its directions.
+    pub fn remove(&self, place: Place) {
+        let Some(w) = self.slot(place.0 as usize) else {
+            return;
+        };
+        if Self::direction(w) == EMPTY {
+            return;
+        }
+        let peer = Self::peer(w);
+        self.erase(place.0 as usize);
+        if self
+            .slot(peer)
+            .is_some_and(|p| Self::direction(p) != EMPTY && Self::peer(p) == place.0 as usize)
+        {
+            self.erase(peer);
+        }
+        self.count(LIVE, -1);
+    }
+
+    fn erase(&self, at: usize) {
+        let Some(w) = self.slot(at) else { return };
+        let direction = Self::direction(w);
+        let (home, _) = self.homes(self.hash(&Self::tuple(w), direction));
+        w[4].store(w[4].load(Ordering::Relaxed) & 0xff, Ordering::Release);
+        if home != at
+            && let Some(h) = self.slot(home)
+        {
+            let old = h[4].load(Ordering::Relaxed);
+            if old & 0xff != 0 {
+                h[4].store(old - 1, Ordering::Release);
+            }
+        }
+    }
+
+    /// Looks at `count` slots from `cursor` on and ends the flows that have expired; the next cursor.
+    pub fn sweep(&self, cursor: usize, count: usize, now: u32) -> usize {
+        for at in cursor..cursor + count {
+            if let Some(w) = self.slot(at)
+                && Self::direction(w) != EMPTY
+                && self.end_of(w) < now
+            {
+                self.remove(Self::place(at & self.mask));
+            }
+        }
+        (cursor + count) & self.mask
+    }
+
+    fn count(&self, which: usize, by: i64) {
+        if let Some(word) = self.header.get(which) {
+            word.store(
+                word.load(Ordering::Relaxed).saturating_add_signed(by),
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// Flows in the shard.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        self.header
+            .get(LIVE)
+            .map_or(0, |w| w.load(Ordering::Relaxed))
+    }
+
+    /// Live flows that were given up because both their buckets were full.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.header
+            .get(EVICTED)
+            .map_or(0, |w| w.load(Ordering::Relaxed))
+    }
+
+    /// Slots in the shard.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.mask + 1
+    }
+
+    /// Calls `visit` with each flow's client tuple, backend and expiry until it says stop. Another thread's view: a
+    /// flow that changes meanwhile may be missed or shown as it was.
+    pub fn for_each(&self, mut visit: impl FnMut(Tuple, BackendRef, u32) -> bool) {
+        for at in 0..self.slots() {
+            let Some(w) = self.slot(at) else { return };
+            let before = w[4].load(Ordering::Acquire);
+            if Self::direction(w) != FORWARD {
+                continue;
+            }
+            let (tuple, backend) = (
+                Self::tuple(w),
+                BackendRef::from_word(w[5].load(Ordering::Acquire)),
+            );
+            let end = self.end_of(w);
+            if w[4].load(Ordering::Acquire) >> 16 == before >> 16 && !visit(tuple, backend, end) {
+                return;
+            }
+        }
+    }
+
+    /// Brings a shard that an earlier process left into order: what a crash left half-written goes, the rest stays.
+    /// Returns the flows kept and the slots dropped.
+    pub fn recover(&self, now: u32) -> (u64, u64) {
+        let mut kept = Vec::new();
+        let mut dropped = 0;
+        for at in 0..self.slots() {
+            let Some(w) = self.slot(at) else { continue };
+            match Self::direction(w) {
+                FORWARD => {
+                    let peer = self
+                        .slot(Self::peer(w))
+                        .filter(|_| Self::peer(w) < self.slots());
+                    let sound = peer.is_some_and(|p| {
+                        Self::direction(p) == REVERSE
+                            && Self::peer(p) == at
+                            && p[5].load(Ordering::Relaxed) == w[5].load(Ordering::Relaxed)
+                            && Self::protocol(p) == Self::protocol(w)
+                    });
+                    match peer {
+                        // No timeout is longer than established TCP's: an expiry beyond it is damage.
+                        Some(p)
+                            if sound
+                                && self.end_of(w) >= now
+                                && self.end_of(w) <= now + 7440 + 60 =>
+                        {
+                            let phase = (Self::phase(w), Self::phase(p));
+                            let ends = (Self::expires(w), Self::expires(p));
+                            let backend = BackendRef::from_word(w[5].load(Ordering::Relaxed));
+                            kept.push((Self::tuple(w), Self::tuple(p), backend, phase, ends));
+                        }
+                        _ => dropped += 1,
+                    }
+                }
+                EMPTY | REVERSE => {}
+                _ => dropped += 1,
+            }
+        }
+        for at in 0..self.slots() {
+            if let Some(w) = self.slot(at)
+                && w[4].load(Ordering::Relaxed) != 0
+            {
+                w[4].store(0, Ordering::Relaxed);
+            }
+        }
+        for word in self.header {
+            word.store(0, Ordering::Relaxed);
+        }
+        let mut restored = 0;
+        for (forward, reverse, backend, phase, ends) in kept {
+            let Ok(place) = self.open(&forward, backend, &reverse, now) else {
+                dropped += 1;
+                continue;
+            };
+            restored += 1;
+            if let Some(w) = self.slot(place.0 as usize) {
+                Self::set_phase(w, phase.0);
+                Self::set_expires(w, ends.0);
+                if let Some(p) = self.slot(Self::peer(w)) {
+                    Self::set_phase(p, phase.1);
+                    Self::set_expires(p, ends.1);
+                }
+            }
+        }
+        (restored, dropped)
+    }
+}

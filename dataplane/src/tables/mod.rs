@@ -1,0 +1,191 @@
+//! The tables between the one writer and the many readers.
+//!
+//! Workers read them at every packet, so no reader ever waits: not for a lock, not for a retry. The control thread
+//! is the only writer. Both meet in plain atomic words: a record is filled first and published by one store of its
+//! place, and its memory is used again only after every worker has passed a quiescent state (`quiescent`). That is
+//! why nothing here needs `unsafe`.
+
+pub mod arena;
+pub mod flows;
+pub mod index;
+pub mod quiescent;
+pub mod region;
+pub mod routes;
+pub mod slots;
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use arena::Arena;
+use index::Index;
+use net::address::Address;
+use quiescent::Quiescence;
+use region::Region;
+use routes::Route;
+use slots::{AccessSlot, Slots};
+
+/// Services that can have policy state at once.
+pub const SERVICES: usize = 1 << 20;
+/// Access ports that can be attached at once, the host's and those in their grace period included.
+pub const SLOTS: usize = 4096;
+
+/// All tables that workers read.
+#[derive(Debug)]
+pub struct Tables {
+    /// Memory of the indexes' nodes and of the backend sets.
+    pub arena: Arena,
+    /// Address to meaning.
+    pub routes: Index,
+    /// Interface index to access slot.
+    pub interfaces: Index,
+    /// The access ports.
+    pub slots: Slots,
+    /// Backends, hosts and flows.
+    pub region: Region,
+    /// Who may still read what.
+    pub quiescence: Quiescence,
+    /// The slot of the host TAP, which changes with its addresses.
+    host_slot: AtomicU32,
+    /// Per backend: the second of its last packet.
+    used: Box<[AtomicU32]>,
+    /// Towards a host by an ethdev uplink: its address to a cell that holds the next hop.
+    pub next_hops: Index,
+    /// Grows with each change that a waiting packet may have waited for.
+    version: AtomicU64,
+}
+
+impl Tables {
+    /// Empty tables over a region.
+    #[must_use]
+    pub fn new(region: Region, workers: usize) -> Self {
+        let (seed, backends) = (region.seed(), region.layout().backends);
+        Self {
+            arena: Arena::new(),
+            routes: Index::new(20, seed),
+            interfaces: Index::new(12, seed),
+            slots: Slots::new(SLOTS),
+            region,
+            quiescence: Quiescence::new(workers),
+            host_slot: AtomicU32::new(0),
+            used: bytemuck::zeroed_slice_box(backends),
+            next_hops: Index::new(12, seed),
+            version: AtomicU64::new(0),
+        }
+    }
+
+    /// The meaning of an address.
+    #[inline(always)]
+    #[must_use]
+    pub fn route(&self, address: Address) -> Option<Route> {
+        self.routes.get(&self.arena, address).map(Route::from_word)
+    }
+
+    /// The access slot of an interface.
+    #[inline(always)]
+    #[must_use]
+    pub fn interface(&self, ifindex: u32) -> Option<u32> {
+        self.interfaces
+            .get(&self.arena, Address(u128::from(ifindex)))
+            .map(low32)
+    }
+
+    /// The access port of an interface.
+    #[must_use]
+    pub fn port(&self, ifindex: u32) -> Option<AccessSlot> {
+        self.interface(ifindex)
+            .and_then(|slot| self.slots.get(slot))
+    }
+
+    /// Notes that a packet used a backend's route, at `now` in seconds.
+    #[inline(always)]
+    pub fn mark_used(&self, backend: u32, now: u32) {
+        if let Some(word) = self.used.get(backend as usize)
+            && word.load(Ordering::Relaxed) != now
+        {
+            word.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// When a packet last used a backend's route, in seconds; 0 for never.
+    #[must_use]
+    pub fn last_used(&self, backend: u32) -> u32 {
+        self.used
+            .get(backend as usize)
+            .map_or(0, |w| w.load(Ordering::Relaxed))
+    }
+
+    /// The host TAP's slot number.
+    #[must_use]
+    pub fn host_slot(&self) -> u32 {
+        self.host_slot.load(Ordering::Acquire)
+    }
+
+    /// The host TAP's slot: the gateway addresses, and the node's own Instance IPs.
+    #[must_use]
+    pub fn host(&self) -> Option<AccessSlot> {
+        self.slots.get(self.host_slot())
+    }
+
+    /// Publishes a filled slot as the host's. Writer only.
+    pub fn set_host_slot(&self, slot: u32) {
+        self.host_slot.store(slot, Ordering::Release);
+    }
+
+    /// Counts changes; a worker with waiting packets looks again when it has grown.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Something changed. Writer only.
+    pub fn bump_version(&self) {
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Mixes two words into one, so that every input bit reaches every output bit: a 64 × 64 → 128 bit product, folded.
+#[inline(always)]
+#[must_use]
+#[allow(clippy::cast_possible_truncation)] // both halves of the product are wanted
+pub(crate) fn mix(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product as u64) ^ ((product >> 64) as u64)
+}
+
+/// Odd constants with as many ones as zeros, for `mix`.
+pub(crate) const SALT: [u64; 3] = [
+    0x9e37_79b9_7f4a_7c15,
+    0xd6e8_feb8_6659_fd93,
+    0xa076_1d64_78bd_642f,
+];
+
+/// Splits an address into its high and low words.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)]
+pub(crate) fn halves(address: net::address::Address) -> (u64, u64) {
+    ((address.0 >> 64) as u64, address.0 as u64)
+}
+
+/// Joins the high and low words of an address.
+#[inline(always)]
+pub(crate) fn join(high: u64, low: u64) -> net::address::Address {
+    net::address::Address((u128::from(high) << 64) | u128::from(low))
+}
+
+/// The low 32 bits of a word.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)]
+pub(crate) fn low32(word: u64) -> u32 {
+    word as u32
+}
+
+/// The high 32 bits of a word.
+#[inline(always)]
+pub(crate) fn high32(word: u64) -> u32 {
+    low32(word >> 32)
+}
+
+/// A word of two halves.
+#[inline(always)]
+pub(crate) fn word(high: u32, low: u32) -> u64 {
+    (u64::from(high) << 32) | u64::from(low)
+}

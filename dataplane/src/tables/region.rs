@@ -1,0 +1,507 @@
+//! The mapping that outlives the process: flow shards, and the backends and hosts that flows name.
+//!
+//! Only the client's node knows which instance a flow was given, so after a crash or an upgrade the next process must
+//! find its flows again (design section 4). Everything is words at fixed places, without pointers, so that the
+//! mapping can be taken over as it lies. A header says version and layout; a mapping that does not match is thrown
+//! away with a log line. Backends and hosts are written by the control thread, each shard by its worker alone.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kernel_port::SharedWords;
+use net::address::Address;
+
+use super::{halves, high32, join, low32, word};
+
+const MAGIC: u64 = u64::from_be_bytes(*b"oakflows");
+const VERSION: u64 = 1;
+const HEADER_WORDS: usize = 64;
+/// Words of a backend's record: one cache line.
+const BACKEND_WORDS: usize = 8;
+/// Words of a host's record.
+const HOST_WORDS: usize = 4;
+/// Words before a shard's slots.
+pub const SHARD_HEADER_WORDS: usize = 8;
+/// Words of a flow slot: one cache line.
+pub const SLOT_WORDS: usize = 8;
+
+/// Sizes of the parts, in entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Flow shards, one for each worker.
+    pub shards: usize,
+    /// Slots of a shard, a power of two; a flow takes two, one for each direction.
+    pub slots: usize,
+    /// Backends, live and resting.
+    pub backends: usize,
+    /// Hosts.
+    pub hosts: usize,
+}
+
+impl Layout {
+    /// The layout for `flows` flows spread over `shards` workers.
+    #[must_use]
+    pub fn for_flows(flows: usize, shards: usize) -> Self {
+        let shards = shards.max(1);
+        Self {
+            shards,
+            slots: (flows.div_ceil(shards) * 2)
+                .next_power_of_two()
+                .max(1 << 10),
+            backends: 1 << 17,
+            hosts: 1 << 14,
+        }
+    }
+
+    fn words(&self) -> usize {
+        self.shard_at(self.shards)
+    }
+
+    fn hosts_at(&self) -> usize {
+        HEADER_WORDS + self.backends * BACKEND_WORDS
+    }
+
+    fn shard_at(&self, shard: usize) -> usize {
+        self.hosts_at()
+            + self.hosts * HOST_WORDS
+            + shard * (SHARD_HEADER_WORDS + self.slots * SLOT_WORDS)
+    }
+
+    fn fingerprint(&self) -> [u64; 4] {
+        [
+            self.shards as u64,
+            self.slots as u64,
+            self.backends as u64,
+            self.hosts as u64,
+        ]
+    }
+}
+
+/// A backend as a flow names it: the id of its record, and the generation, so that a later tenant of the same record
+/// is not taken for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BackendRef {
+    /// Place in the table.
+    pub id: u32,
+    /// Odd while the record is in use.
+    pub generation: u32,
+}
+
+impl BackendRef {
+    pub(crate) fn to_word(self) -> u64 {
+        word(self.id, self.generation)
+    }
+
+    pub(crate) fn from_word(value: u64) -> Self {
+        Self {
+            id: high32(value),
+            generation: low32(value),
+        }
+    }
+}
+
+/// Where packets for a backend go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// It is not attached (any more or yet).
+    Nowhere,
+    /// Behind the access port in this slot.
+    Local(u32),
+    /// On the host with this number.
+    Host(u32),
+}
+
+impl Location {
+    fn to_word(self, load: u32) -> u64 {
+        let (kind, value) = match self {
+            Location::Nowhere => (0u64, 0),
+            Location::Local(slot) => (1, slot),
+            Location::Host(host) => (2, host),
+        };
+        (kind << 62) | (u64::from(load.min(LOAD_MAX)) << 32) | u64::from(value)
+    }
+
+    #[inline(always)]
+    fn from_word(word: u64) -> Self {
+        match word >> 62 {
+            1 => Location::Local(low32(word)),
+            2 => Location::Host(low32(word)),
+            _ => Location::Nowhere,
+        }
+    }
+}
+
+const LOAD_MAX: u32 = (1 << 24) - 1;
+
+/// A backend's record as a plain value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Where it runs.
+    pub location: Location,
+    /// Its namespace IPs, unspecified where missing.
+    pub namespace: (u32, Address),
+    /// Its Instance IPs, unspecified where missing.
+    pub instance: (u32, Address),
+    /// Gets no new flows.
+    pub draining: bool,
+    /// Flows that its node reported.
+    pub load: u32,
+    /// A hash of its job's name, to find the backends of a job after a restart.
+    pub job: u32,
+    /// Its number in the job.
+    pub number: u32,
+}
+
+const DRAINING: u64 = 1;
+
+/// The mapping, or heap memory of the same shape where nothing needs to survive.
+enum Words {
+    Mapped(SharedWords),
+    Heap(Box<[AtomicU64]>),
+}
+
+/// What was found when the region was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// Nothing was there.
+    New,
+    /// Flows of an earlier process.
+    TakenOver,
+    /// Something was there that this program cannot use; it was cleared. The text says why.
+    Discarded(&'static str),
+}
+
+/// The whole mapping.
+pub struct Region {
+    words: Words,
+    layout: Layout,
+    seed: u64,
+}
+
+impl std::fmt::Debug for Region {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Region")
+            .field("layout", &self.layout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Region {
+    /// Opens the mapping at `path`, or makes it.
+    ///
+    /// # Errors
+    /// When the file cannot be mapped, or another process holds it.
+    pub fn open(
+        path: &Path,
+        layout: Layout,
+        seed: u64,
+    ) -> Result<(Self, Opened), kernel_port::KernelPortError> {
+        let (shared, existed) = SharedWords::open(path, layout.words())?;
+        Ok(Self::adopt(Words::Mapped(shared), layout, seed, existed))
+    }
+
+    /// A region on the heap, for tests and benchmarks.
+    #[must_use]
+    pub fn on_heap(layout: Layout, seed: u64) -> Self {
+        let words = Words::Heap(bytemuck::zeroed_slice_box(layout.words()));
+        Self::adopt(words, layout, seed, false).0
+    }
+
+    fn adopt(words: Words, layout: Layout, seed: u64, existed: bool) -> (Self, Opened) {
+        let mut region = Self {
+            words,
+            layout,
+            seed,
+        };
+        let opened = if !existed {
+            Opened::New
+        } else if region.header(0) != MAGIC {
+            Opened::Discarded("it is not a flow mapping")
+        } else if region.header(1) != VERSION {
+            Opened::Discarded("it was written by another version")
+        } else if (0..4).any(|n| region.header(2 + n) != layout.fingerprint()[n]) {
+            Opened::Discarded("the number of flows or workers has changed")
+        } else {
+            Opened::TakenOver
+        };
+        match opened {
+            Opened::TakenOver => region.seed = region.header(6),
+            Opened::Discarded(_) => region.clear(),
+            Opened::New => {}
+        }
+        if opened != Opened::TakenOver {
+            // The magic comes last: a crash before it leaves a mapping that is thrown away.
+            for (n, value) in layout.fingerprint().into_iter().enumerate() {
+                region.store(2 + n, value);
+            }
+            region.store(1, VERSION);
+            region.store(6, seed);
+            region.store(0, MAGIC);
+        }
+        (region, opened)
+    }
+
+    fn clear(&self) {
+        for word in self.words() {
+            // Reading first keeps untouched pages of a sparse file untouched.
+            if word.load(Ordering::Relaxed) != 0 {
+                word.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn words(&self) -> &[AtomicU64] {
+        match &self.words {
+            Words::Mapped(shared) => shared.words(),
+            Words::Heap(words) => words,
+        }
+    }
+
+    fn header(&self, n: usize) -> u64 {
+        self.words().get(n).map_or(0, |w| w.load(Ordering::Relaxed))
+    }
+
+    fn store(&self, n: usize, value: u64) {
+        if let Some(word) = self.words().get(n) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    /// The sizes.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The key of the flow hash; it stays with the mapping.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The words of one shard: its header, and its slots.
+    #[must_use]
+    pub fn shard(&self, shard: usize) -> Option<(&[AtomicU64], &[AtomicU64])> {
+        if shard >= self.layout.shards {
+            return None;
+        }
+        let at = self.layout.shard_at(shard);
+        self.words()
+            .get(at..at + SHARD_HEADER_WORDS + self.layout.slots * SLOT_WORDS)
+            .map(|w| w.split_at(SHARD_HEADER_WORDS))
+    }
+
+    #[inline(always)]
+    fn backend_words(&self, id: u32) -> Option<&[AtomicU64; BACKEND_WORDS]> {
+        if id as usize >= self.layout.backends {
+            return None;
+        }
+        self.words()
+            .get(HEADER_WORDS + id as usize * BACKEND_WORDS..)?
+            .first_chunk()
+    }
+
+    /// The generation of record `id`: odd while it is in use.
+    #[must_use]
+    pub fn backend_generation(&self, id: u32) -> u32 {
+        self.backend_words(id)
+            .map_or(0, |w| high32(w[0].load(Ordering::Acquire)))
+    }
+
+    /// The backend that `reference` names, if it is still the same one.
+    #[inline]
+    #[must_use]
+    pub fn backend(&self, reference: BackendRef) -> Option<Backend> {
+        let w = self.backend_words(reference.id)?;
+        let state = w[0].load(Ordering::Acquire);
+        if high32(state) != reference.generation || reference.generation & 1 == 0 {
+            return None;
+        }
+        let location = w[1].load(Ordering::Acquire);
+        let v4 = w[4].load(Ordering::Relaxed);
+        let tag = w[7].load(Ordering::Relaxed);
+        Some(Backend {
+            location: Location::from_word(location),
+            namespace: (
+                high32(v4),
+                join(w[2].load(Ordering::Relaxed), w[3].load(Ordering::Relaxed)),
+            ),
+            instance: (
+                low32(v4),
+                join(w[5].load(Ordering::Relaxed), w[6].load(Ordering::Relaxed)),
+            ),
+            draining: state & DRAINING != 0,
+            load: high32(location & !(3 << 62)),
+            job: high32(tag),
+            number: low32(tag),
+        })
+    }
+
+    /// Whatever backend is in record `id` now.
+    #[must_use]
+    pub fn backend_at(&self, id: u32) -> Option<(BackendRef, Backend)> {
+        let reference = BackendRef {
+            id,
+            generation: self.backend_generation(id),
+        };
+        self.backend(reference).map(|b| (reference, b))
+    }
+
+    /// Puts a backend into the unused record `id`. Writer only; the record must have rested a grace period.
+    pub fn publish_backend(&self, id: u32, backend: &Backend) -> Option<BackendRef> {
+        let w = self.backend_words(id)?;
+        let generation = (high32(w[0].load(Ordering::Relaxed)) | 1).wrapping_add(2) | 1;
+        let (high, low) = halves(backend.namespace.1);
+        w[2].store(high, Ordering::Relaxed);
+        w[3].store(low, Ordering::Relaxed);
+        w[4].store(
+            word(backend.namespace.0, backend.instance.0),
+            Ordering::Relaxed,
+        );
+        let (high, low) = halves(backend.instance.1);
+        w[5].store(high, Ordering::Relaxed);
+        w[6].store(low, Ordering::Relaxed);
+        w[7].store(word(backend.job, backend.number), Ordering::Relaxed);
+        w[1].store(backend.location.to_word(backend.load), Ordering::Relaxed);
+        w[0].store(
+            word(generation, u32::from(backend.draining)),
+            Ordering::Release,
+        );
+        Some(BackendRef { id, generation })
+    }
+
+    /// Changes what may change while flows use it: where it runs, whether it drains, its load. Writer only.
+    pub fn update_backend(
+        &self,
+        reference: BackendRef,
+        location: Location,
+        draining: bool,
+        load: u32,
+    ) {
+        if let Some(w) = self.backend_words(reference.id) {
+            w[1].store(location.to_word(load), Ordering::Release);
+            w[0].store(
+                word(reference.generation, u32::from(draining)),
+                Ordering::Release,
+            );
+        }
+    }
+
+    /// The backend is gone; flows that name it see that at their next packet. Writer only.
+    pub fn remove_backend(&self, reference: BackendRef) {
+        if let Some(w) = self.backend_words(reference.id) {
+            w[0].store(
+                word(reference.generation.wrapping_add(1), 0),
+                Ordering::Release,
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn host_words(&self, host: u32) -> Option<&[AtomicU64; HOST_WORDS]> {
+        if host as usize >= self.layout.hosts {
+            return None;
+        }
+        self.words()
+            .get(self.layout.hosts_at() + host as usize * HOST_WORDS..)?
+            .first_chunk()
+    }
+
+    /// The tunnel endpoint of host `host`: address, and port in host byte order. Numbers are never given to another
+    /// host while the mapping lives.
+    #[inline]
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)]
+    pub fn host(&self, host: u32) -> Option<(Address, u16)> {
+        let w = self.host_words(host)?;
+        let port = w[2].load(Ordering::Acquire);
+        (port != 0).then(|| {
+            (
+                join(w[0].load(Ordering::Relaxed), w[1].load(Ordering::Relaxed)),
+                port as u16,
+            )
+        })
+    }
+
+    /// Writes host record `host`. Writer only; the record must be unused.
+    pub fn publish_host(&self, host: u32, address: Address, port: u16) -> bool {
+        let Some(w) = self.host_words(host) else {
+            return false;
+        };
+        let (high, low) = halves(address);
+        w[0].store(high, Ordering::Relaxed);
+        w[1].store(low, Ordering::Relaxed);
+        w[2].store((1 << 16) | u64::from(port), Ordering::Release);
+        true
+    }
+
+    /// Measured round-trip time to a host in µs; 0 while unknown.
+    #[must_use]
+    pub fn host_rtt(&self, host: u32) -> u32 {
+        self.host_words(host)
+            .map_or(0, |w| low32(w[3].load(Ordering::Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Backend {
+        Backend {
+            location: Location::Host(7),
+            namespace: (0x0a12_0002, Address(5)),
+            instance: (0x0a1e_0002, Address(6)),
+            draining: false,
+            load: 9,
+            job: 3,
+            number: 1,
+        }
+    }
+
+    #[test]
+    fn a_record_serves_one_backend_after_another_and_old_references_see_that() {
+        let region = Region::on_heap(
+            Layout {
+                shards: 1,
+                slots: 1024,
+                backends: 16,
+                hosts: 4,
+            },
+            1,
+        );
+        let first = region.publish_backend(3, &sample()).unwrap();
+        assert_eq!(region.backend(first), Some(sample()));
+        region.update_backend(first, Location::Local(2), true, 1 << 30);
+        let changed = region.backend(first).unwrap();
+        assert_eq!(
+            (changed.location, changed.draining, changed.load),
+            (Location::Local(2), true, LOAD_MAX)
+        );
+        region.remove_backend(first);
+        assert_eq!(region.backend(first), None);
+        assert_eq!(region.backend_at(3), None);
+        let second = region.publish_backend(3, &sample()).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(region.backend(first), None);
+        assert_eq!(region.backend(second), Some(sample()));
+    }
+
+    #[test]
+    fn hosts_keep_address_and_port() {
+        let region = Region::on_heap(
+            Layout {
+                shards: 1,
+                slots: 1024,
+                backends: 16,
+                hosts: 4,
+            },
+            1,
+        );
+        assert_eq!(region.host(1), None);
+        assert!(region.publish_host(1, Address(77), 0));
+        assert_eq!(region.host(1), Some((Address(77), 0)));
+        assert!(!region.publish_host(4, Address(77), 50103));
+    }
+}
