@@ -32,8 +32,9 @@
 //!
 //! What always holds:
 //! - `id:<x>` = n exactly when `job:<n>`.`id` = x.
-//! - An address of a pool has an owner, or rests, or its index is at least `next`: never two of
-//!   them. A subnetwork below `next` that does not rest is in use.
+//! - An address never has an owner and rests at once; below `next` it does one of the two. At or
+//!   above `next` it may have an owner (who chose it), or rest after that, and the sequence skips
+//!   it. A subnetwork below `next` that does not rest is in use.
 //! - Each address in a job has that job (or instance) as owner; each owner has the address.
 //! - c is in `watch:<j>` exactly when j is in `feed:<c>`, and then `feed` has the job's `rev`.
 //! - `queue:<c>` is not empty only if c is in `due`.

@@ -96,7 +96,13 @@ impl LinkError {
     /// Whether trying again later may help without anyone touching the settings.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        !matches!(self, Self::Command(_))
+        match self {
+            Self::Command(error) => matches!(
+                error.code(),
+                Some("MISCONF" | "BUSY" | "NOREPLICAS" | "TRYAGAIN")
+            ),
+            _ => true,
+        }
     }
 
     /// The error that a script returned by `redis.error_reply("CODE …")`, if it is one: code and

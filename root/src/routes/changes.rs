@@ -30,8 +30,9 @@ pub(crate) async fn since(
             ApiError::bad_request(format!("since=`{text}` is not a revision: a number from 0"))
         })?,
     };
-    let epoch = query.epoch.unwrap_or_default();
-    let (changes, clusters) = state.store.changes(&caller, since, &epoch).await?;
+    // Who names no epoch trusts that it is still the same.
+    let epoch = query.epoch.as_deref().unwrap_or("*");
+    let (changes, clusters) = state.store.changes(&caller, since, epoch).await?;
     state.note_seen(clusters);
     Ok(Json(changes))
 }

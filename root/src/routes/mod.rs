@@ -5,6 +5,7 @@ mod body;
 mod caller;
 mod changes;
 mod cluster;
+mod docs;
 mod health;
 mod host;
 mod instance;
@@ -80,6 +81,8 @@ pub(crate) fn router(state: AppState) -> Router {
             get(netinfo::by_address),
         )
         .route("/api/pubnet/service/netinfo/{name}", get(netinfo::by_name))
+        .route("/docs/openapi.json", get(docs::description))
+        .route("/api/docs", get(docs::page))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

@@ -1,12 +1,13 @@
--- ARGV: rest, since, epoch, then the five of callers().
+-- ARGV: rest, since, epoch (`*` = this one), then the five of callers().
 local found = callers(4)
 if #found == 0 then
   return redis.error_reply('NOCALLER not registered')
 end
-local since = ARGV[3] == EPOCH and ARGV[2] or '-1'
+local known = ARGV[3] == EPOCH or ARGV[3] == '*'
+local since = known and ARGV[2] or '-1'
 local jobs, seen = {}, {}
 for _, cluster in ipairs(found) do
-  if ARGV[3] == EPOCH then
+  if known then
     -- What the caller has, it need not be told again.
     redis.call('ZREMRANGEBYSCORE', P .. 'gone:' .. cluster, '-inf', since)
   end

@@ -105,7 +105,7 @@ impl Store {
         self.call(|all| &all.interest_delete, &args).await
     }
 
-    /// What changed for the caller since a revision; also the clusters that it stands for.
+    /// What changed for the caller since a revision of an epoch (`*`: whichever it is); also the clusters that it stands for.
     pub(crate) async fn changes(
         &self,
         caller: &Caller,

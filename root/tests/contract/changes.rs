@@ -37,7 +37,9 @@ async fn changes_lists_what_changed_for_the_callers_interests() {
     let later = changes(&root, &now["revision"], epoch).await;
     assert_eq!(later["jobs"], json!(["app.test.s2.test"]));
     assert!(later["revision"].as_u64() > now["revision"].as_u64());
-    // Another epoch, or none: all of them.
+    let path = format!("/api/net/changes?cluster_id=c1&since={}", later["revision"]);
+    assert_eq!(root.get(&path).await.is(200).json()["jobs"], json!([]));
+    // Another epoch: all of them.
     let all = changes(&root, &later["revision"], &json!("other")).await;
     assert_eq!(all["jobs"].as_array().unwrap().len(), 2);
     root.get("/api/net/changes?cluster_id=c1&since=x")

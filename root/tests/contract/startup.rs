@@ -174,3 +174,36 @@ async fn it_works_on_a_redis_cluster() {
         .is(200);
     root.get("/api/net/changes?cluster_id=c1").await.is(200);
 }
+
+/// Every path and method of the description is served, and answers with a status that it names.
+#[tokio::test]
+async fn the_description_is_true_of_every_path() {
+    let redis = Redis::start().await;
+    let root = Root::start(&redis, &[]).await;
+    root.register("c1", 1).await;
+    root.get("/api/docs").await.is(200);
+    let api = root.get("/docs/openapi.json").await.is(200).json();
+    assert!(api["openapi"].as_str().unwrap().starts_with("3."));
+    let paths = api["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), 21);
+    for (path, methods) in paths {
+        let filled = path
+            .replace("{id}", &id(1))
+            .replace("{number}", "0")
+            .replace("{name}", "a_b_c_d")
+            .replace("{job}", "a.b.c.d")
+            .replace("{ip}", "10_30_0_0")
+            .replace("{address}", "10.18.0.0")
+            .replace("{count}", "1");
+        for (method, what) in methods.as_object().unwrap() {
+            let verb = method.to_uppercase().parse().unwrap();
+            let answer = root
+                .send(http().request(verb, root.url(&filled)).body("{}"))
+                .await;
+            assert!(
+                !what["responses"][answer.status.to_string()].is_null(),
+                "{method} {path}: {answer:?}"
+            );
+        }
+    }
+}
