@@ -338,3 +338,33 @@ async fn sentinel_names_the_master_and_after_a_failover_the_next() {
     let error = other.ping().await.unwrap_err();
     assert!(matches!(error, LinkError::NoMaster { .. }), "{error}");
 }
+
+/// The root's Redis gives a cluster a user that may subscribe to its own channel and nothing else.
+#[tokio::test]
+async fn a_user_who_may_only_subscribe_is_enough() {
+    let server = Server::start(&[]).await;
+    let admin = server.link();
+    let mut command = redis_link::cmd("ACL");
+    for word in [
+        "SETUSER",
+        "c1",
+        "on",
+        ">pw",
+        "resetchannels",
+        "&oak:test:channel",
+        "-@all",
+        "+subscribe",
+    ] {
+        command.arg(word);
+    }
+    admin.query::<()>(&command).await.unwrap();
+    let link = link(&format!("redis://c1:pw@127.0.0.1:{}", server.port));
+    let mut subscription = link.subscribe(vec!["oak:test:channel".to_owned()]);
+    assert_eq!(subscription.next().await, Event::Gap);
+    // Heartbeats are refused, which is an answer: no gap comes of it.
+    let quiet = tokio::time::timeout(Duration::from_secs(5), subscription.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    publish(&admin, "one").await;
+    assert!(matches!(subscription.next().await, Event::Message { .. }));
+    assert!(get(&link).await.is_err());
+}

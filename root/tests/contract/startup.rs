@@ -207,3 +207,64 @@ async fn the_description_is_true_of_every_path() {
         }
     }
 }
+
+/// A certificate authority and a certificate for localhost, made for this test.
+fn certificates(folder: &std::path::Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    let openssl = |line: &str| {
+        let output = std::process::Command::new("openssl")
+            .args(line.split(' '))
+            .current_dir(folder)
+            .output()
+            .expect("openssl is installed");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    openssl(
+        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=authority -days 2",
+    );
+    openssl(
+        "req -newkey rsa:2048 -nodes -keyout key.pem -out csr.pem -subj /CN=localhost -addext subjectAltName=DNS:localhost",
+    );
+    openssl(
+        "x509 -req -in csr.pem -CA ca.crt -CAkey ca.key -out cert.pem -days 2 -copy_extensions copy",
+    );
+}
+
+#[tokio::test]
+async fn it_speaks_tls_to_redis_and_trusts_only_its_authority() {
+    let folder = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("tls-{}", std::process::id()));
+    certificates(&folder);
+    let file = |name: &str| folder.join(name).display().to_string();
+    let port = free_port().to_string();
+    let redis = Redis::start_with(&[
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &file("cert.pem"),
+        "--tls-key-file",
+        &file("key.pem"),
+        "--tls-ca-cert-file",
+        &file("ca.crt"),
+        "--tls-auth-clients",
+        "no",
+    ])
+    .await;
+    let url = format!("rediss://localhost:{port}");
+    let trusting = Root::launch(&url, &[("SSL_CERT_FILE", &file("ca.crt"))]).await;
+    trusting.wait_ready().await;
+    trusting.get("/api/net/subnet").await.is(200);
+    let stranger = Root::launch(&url, &[]).await;
+    let refused = stranger.get("/api/net/subnet").await.is(503);
+    assert!(
+        refused.text.to_lowercase().contains("cert"),
+        "{}",
+        refused.text
+    );
+    drop(redis);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
