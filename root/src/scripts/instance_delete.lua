@@ -1,4 +1,15 @@
 -- ARGV: rest, _id, number (-1 = every one). Absent instances are no error.
+local function release_instance(job, number, parts)
+  local who = job .. '/' .. number
+  give_back(parts[V4], who)
+  give_back(parts[V6], who)
+  for _, hex in ipairs({ parts[NS4], parts[NS6] }) do
+    if hex ~= '' then
+      disown(hex, who)
+    end
+  end
+end
+
 local job = redis.call('GET', P .. 'id:' .. ARGV[2])
 if not job then
   return redis.error_reply('NOJOB ' .. ARGV[2] .. ' is unknown')

@@ -1,4 +1,5 @@
-//! The scripts, each behind the same prelude.
+//! The scripts, each behind the parts that it needs: a script is compiled once by Redis, but its
+//! functions are made anew on every call, so none carries what it does not use.
 
 use std::sync::LazyLock;
 
@@ -8,7 +9,7 @@ use redis_link::Script;
 pub(crate) type Source = fn(&Scripts) -> &Script;
 
 macro_rules! scripts {
-    ($($name:ident)*) => {
+    ($($name:ident: $($part:ident)*;)*) => {
         /// Every script of `src/scripts`.
         pub(crate) struct Scripts {
             /// Makes the store; the only one without the prelude.
@@ -20,7 +21,8 @@ macro_rules! scripts {
         pub(crate) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
             init: Script::new(include_str!("../scripts/init.lua")),
             $($name: Script::new(concat!(
-                include_str!("../scripts/prelude.lua"),
+                include_str!("../scripts/parts/prelude.lua"),
+                $(include_str!(concat!("../scripts/parts/", stringify!($part), ".lua")),)*
                 include_str!(concat!("../scripts/", stringify!($name), ".lua")),
             )),)*
         });
@@ -28,25 +30,25 @@ macro_rules! scripts {
 }
 
 scripts! {
-    available
-    changes
-    cluster_expire
-    cluster_register
-    cluster_seen
-    cluster_status
-    deploy_status
-    heartbeat
-    host
-    instance_delete
-    instance_deploy
-    instance_drain
-    interest_delete
-    overview
-    queue_leave
-    queue_step
-    resolve
-    service_delete
-    service_deploy
-    subnet_return
-    subnet_take
+    available: pools;
+    changes: callers;
+    cluster_expire: ;
+    cluster_register: ;
+    cluster_seen: ;
+    cluster_status: ;
+    deploy_status: telling;
+    heartbeat: ;
+    host: pools telling;
+    instance_delete: pools telling;
+    instance_deploy: pools telling;
+    instance_drain: telling;
+    interest_delete: callers;
+    overview: ;
+    queue_leave: ;
+    queue_step: ;
+    resolve: callers;
+    service_delete: pools telling;
+    service_deploy: pools telling;
+    subnet_return: ;
+    subnet_take: ;
 }
