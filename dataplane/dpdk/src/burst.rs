@@ -181,11 +181,8 @@ impl<const N: usize> Burst<N> {
         if self.len > 0 && n > 0 {
             // SAFETY: both ranges lie within the initialised slots; the sources are forgotten.
             unsafe {
-                ptr::copy(
-                    self.items.as_ptr().add(n),
-                    self.items.as_mut_ptr(),
-                    self.len,
-                )
+                let front = self.items.as_mut_ptr();
+                ptr::copy(front.add(n), front, self.len);
             };
         }
     }
@@ -194,13 +191,10 @@ impl<const N: usize> Burst<N> {
 /// Frees initialised slots in bulk; they are uninitialised afterwards.
 #[inline]
 fn free(items: &mut [MaybeUninit<Mbuf>]) {
-    // SAFETY: callers pass initialised slots that they forget; Mbuf is a non-null pointer to its chain.
-    unsafe {
-        sys::rte_pktmbuf_free_bulk(
-            items.as_mut_ptr().cast(),
-            u32::try_from(items.len()).unwrap_or(u32::MAX),
-        )
-    };
+    #[allow(clippy::cast_possible_truncation)] // An array in memory; less would leak, not harm.
+    let count = items.len() as u32;
+    // SAFETY: callers pass initialised slots that they forget; an Mbuf is the pointer to its chain.
+    unsafe { sys::rte_pktmbuf_free_bulk(items.as_mut_ptr().cast(), count) }
 }
 
 impl<const N: usize> Default for Burst<N> {

@@ -187,6 +187,8 @@ struct Inner {
     id: u16,
     name: String,
     attached: bool,
+    /// Closed and removed, so that the id may be another's now.
+    gone: bool,
     rx_taken: AtomicU64,
     tx_taken: AtomicU64,
     _lease: Lease,
@@ -245,6 +247,7 @@ impl Port {
             id,
             name: name.to_owned(),
             attached,
+            gone: false,
             rx_taken: AtomicU64::new(0),
             tx_taken: AtomicU64::new(0),
             _lease: lease,
@@ -329,8 +332,8 @@ impl Port {
         }
         let _open = control();
         // SAFETY: the port is ours and configured; control calls are serialised.
-        self.inner
-            .check("start", unsafe { sys::rte_eth_dev_start(self.inner.id) })?;
+        let rc = unsafe { sys::rte_eth_dev_start(self.inner.id) };
+        self.inner.check("start", rc)?;
         self.started = true;
         Ok(())
     }
@@ -348,8 +351,8 @@ impl Port {
         }
         let _open = control();
         // SAFETY: the port is ours and no queue handle exists; control calls are serialised.
-        self.inner
-            .check("stop", unsafe { sys::rte_eth_dev_stop(self.inner.id) })?;
+        let rc = unsafe { sys::rte_eth_dev_stop(self.inner.id) };
+        self.inner.check("stop", rc)?;
         self.started = false;
         Ok(())
     }
@@ -364,7 +367,6 @@ impl Port {
         let Some(inner) = Arc::get_mut(&mut self.inner) else {
             return Err(PortError::QueuesInUse(name));
         };
-        inner.attached = false;
         inner.shut(true)
     }
 
@@ -542,9 +544,9 @@ impl Inner {
     }
 
     /// Stops the device, and removes it if asked. Nobody may have a queue.
-    fn shut(&self, remove: bool) -> Result<(), PortError> {
+    fn shut(&mut self, remove: bool) -> Result<(), PortError> {
         let mut open = control();
-        if *open & (1 << self.id) == 0 {
+        if self.gone {
             return Ok(());
         }
         // SAFETY: the port is ours, and no queue handle exists; stopping twice is no error.
@@ -555,6 +557,7 @@ impl Inner {
             let (closed, removed) =
                 unsafe { (sys::rte_eth_dev_close(self.id), sys::rte_dev_remove(device)) };
             *open &= !(1 << self.id);
+            self.gone = true;
             self.check("be closed", closed)?;
             return self.check("be removed", removed).map(drop);
         }
@@ -579,10 +582,11 @@ fn id_of(name: &str) -> Option<u16> {
 }
 
 fn all_used() -> bool {
-    // SAFETY: a look into a table of DPDK_MAX_ETHPORTS entries; control calls are serialised.
-    (0..sys::dpdk_limit::DPDK_MAX_ETHPORTS).all(|id| {
-        u16::try_from(id).is_ok_and(|id| unsafe { sys::rte_eth_dev_is_valid_port(id) } != 0)
-    })
+    let valid = |id: u16| {
+        // SAFETY: a look into a table; control calls are serialised.
+        unsafe { sys::rte_eth_dev_is_valid_port(id) != 0 }
+    };
+    (0..sys::dpdk_limit::DPDK_MAX_ETHPORTS).all(|id| u16::try_from(id).is_ok_and(valid))
 }
 
 /// The receiving end of one queue.

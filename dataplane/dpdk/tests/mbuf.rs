@@ -1,5 +1,8 @@
 //! Packets against a model: whatever is cut, chained, shared and pulled up, the bytes are those of a Vec.
 
+// A test's own functions are tests too: clippy exempts only the marked ones.
+#![allow(clippy::expect_used)]
+
 mod support;
 
 use std::sync::OnceLock;

@@ -1,5 +1,8 @@
 //! Ports: plugged in and out, polled, counted; what must not go together is refused.
 
+// A test's own functions are tests too: clippy exempts only the marked ones.
+#![allow(clippy::expect_used)]
+
 mod support;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -199,7 +202,6 @@ fn bad_devargs_name_the_remedy() {
 
 #[test]
 fn a_tap_device_moves_frames_to_and_from_the_kernel() {
-    // SAFETY-free check for root: only root can write there.
     if std::fs::metadata("/proc/self")
         .map(|own| std::os::unix::fs::MetadataExt::uid(&own))
         .ok()

@@ -1,5 +1,8 @@
 //! Starting badly, starting well, and cleaning up: a process of its own, in this order.
 
+// A test's own functions are tests too: clippy exempts only the marked ones.
+#![allow(clippy::expect_used)]
+
 use dpdk::{Burst, Eal, EalError, EalOptions, Memory, Mempool, MempoolError, Port, PortError};
 
 fn refused(options: EalOptions) -> EalError {
