@@ -132,7 +132,8 @@ pub fn mosquitto(port: u16, folder: &Path) -> Process {
         Command::new("mosquitto")
             .arg("-c")
             .arg(config)
-            .stdout(Stdio::null()),
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
     )
 }
 
