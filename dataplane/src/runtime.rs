@@ -8,7 +8,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use dpdk::{Eal, EalOptions, Mempool, Port, PortConfig, Ring};
-use kernel_port::{AccessGroup, Pools, TapPort, TunnelPort, Waiter};
+use kernel_port::{AccessGroup, KernelPortError, Pools, TapPort, TunnelPort, Waiter};
 
 use crate::api::{Config, Event, StartError, Uplink as UplinkKind};
 use crate::clock;
@@ -89,8 +89,15 @@ fn open_region(config: &Config) -> Result<Region, StartError> {
     let path = config
         .shared_dir
         .join(format!("oakestra-{}.flows", config.instance));
-    let (region, opened) =
-        Region::open(&path, layout, seed()).map_err(|e| StartError::SharedFlows(e.to_string()))?;
+    let (region, opened) = match Region::open(&path, layout, seed()) {
+        Ok(opened) => opened,
+        // A node that forgets its flows at a crash is better than none.
+        Err(error @ KernelPortError::WordsNoRoom { .. }) => {
+            tracing::warn!("flows will not survive this process: {error}");
+            (Region::on_heap(layout, seed()), Opened::New)
+        }
+        Err(error) => return Err(StartError::SharedFlows(error.to_string())),
+    };
     match opened {
         Opened::New => {}
         Opened::Discarded(why) => {

@@ -197,7 +197,16 @@ impl Region {
         seed: u64,
     ) -> Result<(Self, Opened), kernel_port::KernelPortError> {
         let (shared, existed) = SharedWords::open(path, layout.words())?;
-        Ok(Self::adopt(Words::Mapped(shared), layout, seed, existed))
+        let replaced = shared.replaced().is_some();
+        let (region, opened) = Self::adopt(Words::Mapped(shared), layout, seed, existed);
+        Ok((
+            region,
+            if replaced {
+                Opened::Discarded("its size is another")
+            } else {
+                opened
+            },
+        ))
     }
 
     /// A region on the heap, for tests and benchmarks.
