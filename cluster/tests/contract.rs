@@ -268,8 +268,7 @@ async fn an_update_refreshes_the_copy_and_tells_the_nodes() {
         .receives(&format!("jobs/{APP}/updates_available"))
         .await;
     assert_eq!(update, json!({"type": "DEPLOYMENT"}));
-    let answer = node.query(APP, "").await;
-    assert_eq!(count(&answer), 2);
+    let answer = node.sees("both", APP, |answer| count(answer) == 2).await;
     assert_eq!(answer["instance_list"][1]["host_port"], 50104);
 
     // Everything goes.
@@ -285,8 +284,8 @@ async fn an_update_refreshes_the_copy_and_tells_the_nodes() {
             .then_some(())
     })
     .await;
-    let answer = node.query(APP, "").await;
-    assert_eq!((count(&answer), &answer["app_name"]), (0, &json!(APP)));
+    let answer = node.sees("none", APP, |answer| count(answer) == 0).await;
+    assert_eq!(answer["app_name"], APP);
 }
 
 #[tokio::test]

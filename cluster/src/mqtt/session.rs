@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use protocol::topic::{NodeTopic, Topic};
 use rumqttc::{
-    AsyncClient, Event, MqttOptions, Outgoing, Packet, Publish, QoS, SubscribeFilter,
-    SubscribeReasonCode, Transport,
+    AsyncClient, Event, MqttOptions, NetworkOptions, Outgoing, Packet, Publish, QoS,
+    SubscribeFilter, SubscribeReasonCode, Transport,
 };
 use tokio::sync::mpsc;
 
@@ -143,6 +143,10 @@ async fn one(
     options: MqttOptions,
 ) -> String {
     let (client, mut events) = AsyncClient::new(options, REQUESTS);
+    let mut network = NetworkOptions::new();
+    // An answer is a packet of its own: held back for a later one it would cost 40 ms.
+    network.set_tcp_nodelay(true);
+    events.set_network_options(network);
     let ledger = Arc::new(Ledger::default());
     let reason = loop {
         let event = match events.poll().await {

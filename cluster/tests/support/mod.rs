@@ -44,7 +44,7 @@ pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Optio
 pub struct Process(Option<Child>);
 
 impl Process {
-    fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         let child = command.spawn().unwrap();
         Self(Some(child))
     }
@@ -125,7 +125,7 @@ pub fn redis(port: u16, folder: &Path) -> Process {
 pub fn mosquitto(port: u16, folder: &Path) -> Process {
     let config = folder.join(format!("mosquitto-{port}.conf"));
     let text = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nuser root\nlog_dest none\n"
+        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\nuser root\nlog_dest none\n"
     );
     std::fs::write(&config, text).unwrap();
     Process::start(
@@ -381,6 +381,9 @@ impl Node {
             ));
         }
         let (client, mut events) = AsyncClient::new(options, 2048);
+        let mut network = rumqttc::NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        events.set_network_options(network);
         let received = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&received);
         let (subscribed, wait) = tokio::sync::watch::channel(false);

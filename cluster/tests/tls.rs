@@ -1,0 +1,106 @@
+//! MQTT over TLS with an encrypted key, as upstream sets it up.
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use support::{Bench, Process, eventually};
+
+fn openssl(folder: &Path, arguments: &str) {
+    let output = Command::new("openssl")
+        .args(arguments.split(' '))
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn certificates(folder: &Path) {
+    let ext = folder.join("ext");
+    std::fs::write(&ext, "subjectAltName=IP:127.0.0.1\n").unwrap();
+    openssl(
+        folder,
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=ca -keyout ca.key -out ca.crt",
+    );
+    for name in ["broker", "cluster_net"] {
+        openssl(
+            folder,
+            &format!(
+                "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {name}.plain -out {name}.csr"
+            ),
+        );
+        openssl(
+            folder,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -extfile ext -out {name}.crt"
+            ),
+        );
+    }
+    openssl(
+        folder,
+        "pkcs8 -topk8 -in cluster_net.plain -passout pass:secret -out cluster_net.key",
+    );
+}
+
+async fn broker(bench: &mut Bench) {
+    bench.broker = None;
+    let path = bench.folder.0.join("tls.conf");
+    let at = bench.folder.0.display().to_string();
+    let text = format!(
+        "listener {} 127.0.0.1\ncafile {at}/ca.crt\ncertfile {at}/broker.crt\nkeyfile {at}/broker.plain\nrequire_certificate true\nallow_anonymous true\nuser root\nlog_dest none\n",
+        bench.broker_port
+    );
+    std::fs::write(&path, text).unwrap();
+    bench.broker = Some(Process::start(
+        Command::new("mosquitto")
+            .arg("-c")
+            .arg(path)
+            .stderr(std::process::Stdio::null()),
+    ));
+}
+
+#[tokio::test]
+async fn an_encrypted_key_opens_a_session_over_tls_and_never_one_without() {
+    let mut bench = Bench::prepare().await;
+    certificates(&bench.folder.0);
+    let folder = bench.folder.0.display().to_string();
+    bench.set("MQTT_CERT", &folder);
+    bench.set("CLUSTER_SERVICE_KEYFILE_PASSWORD", "secret");
+
+    // Against a plain broker there is no session: TLS set up means TLS only.
+    bench.manager();
+    eventually("Redis is ready", async || {
+        let answer = bench.http.get(bench.url("/readyz")).send().await.ok()?;
+        (answer.status() == 200).then_some(())
+    })
+    .await;
+    assert_eq!(bench.metric("mqtt_sessions_total").await, 0);
+    broker(&mut bench).await;
+    bench.ready().await;
+    assert!(bench.metric("mqtt_sessions_total").await >= 1);
+}
+
+#[tokio::test]
+async fn a_wrong_or_missing_password_is_said() {
+    let folder = support::Folder::new();
+    certificates(&folder.0);
+    for (password, said) in [
+        (Some("wrong"), "cannot be decrypted"),
+        (None, "set CLUSTER_SERVICE_KEYFILE_PASSWORD"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cluster-service-manager"));
+        command.env_clear().arg("--mqtt-cert").arg(&folder.0);
+        if let Some(password) = password {
+            command.env("CLUSTER_SERVICE_KEYFILE_PASSWORD", password);
+        }
+        let output = command.output().unwrap();
+        assert!(!output.status.success());
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(said), "{text}");
+    }
+}
