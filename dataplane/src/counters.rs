@@ -101,8 +101,10 @@ counters! {
     WaitingExpired = "waiting_expired" in Dropped,
     /// Larger than fits the tunnel and must not be cut.
     TooBig = "too_big" in Dropped,
-    /// A fragment of a packet to a Service IP or Instance IP.
-    Fragment = "fragment" in Dropped,
+    /// A fragment whose datagram's first one did not come, or came too late.
+    FragmentExpired = "fragment_expired" in Dropped,
+    /// A fragment beyond what may wait.
+    FragmentsFull = "fragments_full" in Dropped,
     /// An ICMP message that belongs to no flow.
     Icmp = "icmp_without_flow" in Dropped,
     /// The node's own instance is not known to the cluster, so its processes cannot dial Service IPs.

@@ -1,17 +1,20 @@
 //! The way out: to a container, to another node, to the node itself.
 
 use dpdk::{L4Checksum, Mbuf, Segment};
+use net::address::Address;
 use net::answer::Failure;
 use net::ethernet::{self, EtherType, Mac};
 use net::finish;
-use net::packet::Version;
+use net::packet::{Icmp, Version};
 use net::rewrite::AddressChange;
 use net::{ecn, mss};
 
+use super::fragments::Decision;
 use super::semantic::tuple;
 use super::{GATEWAY_MAC, Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
 use crate::tables::region::Location;
+use crate::tables::slots::AccessSlot;
 use crate::tunnel;
 
 impl<O: Output> Pipeline<'_, O> {
@@ -38,16 +41,41 @@ impl<O: Output> Pipeline<'_, O> {
                 Err(mbuf) => self.drop(mbuf, Counter::RingFull),
             };
         }
+        if packet.headers.fragment.is_later() {
+            return self.follow_in(packet, slot);
+        }
+        if let Icmp::Error { .. } = packet.headers.icmp {
+            if let Some(packet) = self.error_in(packet, &port) {
+                self.hand_to(packet, &port);
+            }
+            return;
+        }
+        let first = self.first_fragment(&packet);
+        let mut restored = None;
         if let Some((place, _, dialled)) = self.shard.reverse(&tuple(&packet), self.now) {
             self.shard.touch(place, packet.headers.tcp_flags, self.now);
-            let applied = AddressChange::to_source(&packet.headers, dialled).is_some_and(|c| {
-                c.apply(packet.mbuf.data_mut(), &mut packet.headers, packet.state)
-                    .is_ok()
-            });
-            if !applied {
+            if !Self::set_source(&mut packet, dialled) {
                 return self.drop(packet.mbuf, Counter::Malformed);
             }
+            restored = Some(dialled);
         }
+        self.hand_to(packet, &port);
+        if let Some(key) = first {
+            self.lead(key, Decision::In { source: restored });
+        }
+    }
+
+    pub(super) fn set_source(packet: &mut Packet, source: Address) -> bool {
+        AddressChange::to_source(&packet.headers, source).is_some_and(|change| {
+            change
+                .apply(packet.mbuf.data_mut(), &mut packet.headers, packet.state)
+                .is_ok()
+        })
+    }
+
+    /// Hands a packet that is as the container shall see it to the container.
+    #[inline]
+    pub(super) fn hand_to(&mut self, packet: Packet, port: &AccessSlot) {
         if port.ifindex == 0 {
             return self.host_bound(packet);
         }

@@ -19,6 +19,8 @@
 
 mod answers;
 mod deliver;
+mod errors;
+mod fragments;
 mod from_access;
 mod from_host;
 mod from_tunnel;
@@ -42,6 +44,7 @@ use crate::tables::flows::Shard;
 use crate::tables::{SERVICES, Tables};
 
 use answers::Budget;
+use fragments::Fragments;
 use waiting::Waiting;
 
 /// The gateway's MAC address towards containers: locally administered, and none that a host interface has, so that
@@ -104,6 +107,7 @@ pub struct Pipeline<'a, O> {
     /// Per service: whatever its policy keeps.
     policy_state: Vec<u32>,
     waiting: Waiting,
+    fragments: Fragments,
     budget: Budget,
     sweep_at: usize,
     /// Seconds of the machine's monotonic clock.
@@ -133,6 +137,7 @@ impl<'a, O: Output> Pipeline<'a, O> {
             settings,
             policy_state: vec![0; SERVICES],
             waiting: Waiting::new(),
+            fragments: Fragments::new(),
             budget: Budget::new(),
             sweep_at: 0,
             now: 0,
@@ -147,12 +152,13 @@ impl<'a, O: Output> Pipeline<'a, O> {
         self.budget.refill(milliseconds);
         self.sweep_at = self.shard.sweep(self.sweep_at, 256, self.now);
         self.look_again(milliseconds);
+        self.expire_fragments(milliseconds);
     }
 
-    /// Packets that wait for a route.
+    /// Packets that wait for a route, or for the first fragment of their datagram.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.fragments.held()
     }
 
     /// Flows of this worker.

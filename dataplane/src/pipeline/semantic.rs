@@ -3,11 +3,13 @@
 //! Only a Service IP needs a flow: the client must see its answers come from the address it dialled. A packet to an
 //! Instance IP is translated by the route table alone, which also serves every answer of a server (contract section 5).
 
+use arrayvec::ArrayVec;
 use net::address::Address;
 use net::answer::Failure;
-use net::packet::{Fragment, Icmp, Protocol, TcpFlags};
+use net::packet::{Icmp, Protocol, TcpFlags};
 use net::rewrite::AddressChange;
 
+use super::fragments::Decision;
 use super::{Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
 use crate::policy;
@@ -16,6 +18,7 @@ use crate::tables::region::{Backend, BackendRef};
 use crate::tables::routes::{BackendSet, Route};
 use crate::tables::slots::AccessSlot;
 
+/// A packet's 5-tuple.
 pub(super) fn tuple(packet: &Packet) -> Tuple {
     Tuple {
         source: packet.headers.source,
@@ -26,7 +29,8 @@ pub(super) fn tuple(packet: &Packet) -> Tuple {
     }
 }
 
-fn family(value: (u32, Address), v4: bool) -> Address {
+/// One family's address of a backend; unspecified where it has none.
+pub(super) fn family(value: (u32, Address), v4: bool) -> Address {
     match (v4, value.0) {
         (true, 0) => Address(0),
         (true, bits) => Address::from_v4_bits(bits),
@@ -44,11 +48,11 @@ impl<O: Output> Pipeline<'_, O> {
             // Which Instance IP is the container's own? Its own namespace IP is the question.
             return self.wait(packet, port.namespace(v4));
         }
-        if packet.headers.fragment != Fragment::None {
-            return self.drop(packet.mbuf, Counter::Fragment);
+        if packet.headers.fragment.is_later() {
+            return self.follow_out(packet);
         }
         if let Icmp::Error { .. } = packet.headers.icmp {
-            return self.drop(packet.mbuf, Counter::Icmp);
+            return self.error_out(packet, own);
         }
         let key = tuple(&packet);
         if let Some((place, reference)) = self.shard.forward(&key, self.now) {
@@ -85,63 +89,45 @@ impl<O: Output> Pipeline<'_, O> {
         }
     }
 
+    // Picks a backend and opens the flow to it. A backend whose answers could not be told from another flow's is
+    // passed over.
     fn open(&mut self, packet: Packet, key: &Tuple, own: Address, service: u32, set: u32) {
         let v4 = own.is_v4();
         let set = BackendSet::at(&self.tables.arena, set);
-        let mut opened: Option<(u32, Backend)> = None;
-        let mut ambiguous = false;
-        let (shard, now) = (&self.shard, self.now);
-        if let Some(state) = self.policy_state.get_mut(service as usize) {
-            policy::select(
-                set.policy(),
-                &set,
-                state,
-                &self.tables.region,
-                |reference, backend| match Self::open_to(shard, key, v4, reference, backend, now) {
-                    Some(true) => {
-                        opened = Some((reference.id, *backend));
-                        true
-                    }
-                    Some(false) => {
-                        ambiguous = true;
-                        false
-                    }
-                    None => false,
-                },
-            );
-        }
-        match opened {
-            Some((id, backend)) => {
+        let mut ambiguous: ArrayVec<u32, 8> = ArrayVec::new();
+        loop {
+            let picked = self
+                .policy_state
+                .get_mut(service as usize)
+                .and_then(|state| {
+                    let usable = |reference: BackendRef, backend: &Backend| {
+                        !family(backend.instance, v4).is_unspecified()
+                            && !family(backend.namespace, v4).is_unspecified()
+                            && !ambiguous.contains(&reference.id)
+                    };
+                    policy::select(set.policy(), &set, state, &self.tables.region, usable)
+                });
+            let Some((reference, backend)) = picked else {
+                return match ambiguous.is_empty() {
+                    true => self.unreachable(packet, Counter::NoBackend),
+                    false => self.drop(packet.mbuf, Counter::Ambiguous),
+                };
+            };
+            let reverse = Tuple {
+                source: family(backend.instance, v4),
+                destination: key.source,
+                source_port: key.destination_port,
+                destination_port: key.source_port,
+                protocol: key.protocol,
+            };
+            if self.shard.open(key, reference, &reverse, self.now).is_ok() {
                 self.counters.count(Counter::FlowsOpened);
-                self.translate(packet, own, id, &backend);
+                return self.translate(packet, own, reference.id, &backend);
             }
-            None if ambiguous => self.drop(packet.mbuf, Counter::Ambiguous),
-            None => self.unreachable(packet, Counter::NoBackend),
+            if ambiguous.try_push(reference.id).is_err() {
+                return self.drop(packet.mbuf, Counter::Ambiguous);
+            }
         }
-    }
-
-    // Some(true): the flow is open; Some(false): its answers could not be told apart; None: the backend has no
-    // address of this family.
-    fn open_to(
-        shard: &crate::tables::flows::Shard<'_>,
-        key: &Tuple,
-        v4: bool,
-        reference: BackendRef,
-        backend: &Backend,
-        now: u32,
-    ) -> Option<bool> {
-        let instance = family(backend.instance, v4);
-        if instance.is_unspecified() || family(backend.namespace, v4).is_unspecified() {
-            return None;
-        }
-        let reverse = Tuple {
-            source: instance,
-            destination: key.source,
-            source_port: key.destination_port,
-            destination_port: key.source_port,
-            protocol: key.protocol,
-        };
-        Some(shard.open(key, reference, &reverse, now).is_ok())
     }
 
     /// Rewrites `c → S` to `C → d` and sends the packet where the backend runs.
@@ -160,6 +146,7 @@ impl<O: Output> Pipeline<'_, O> {
             return self.drop(packet.mbuf, Counter::Malformed);
         };
         self.tables.mark_used(id, self.now);
+        let first = self.first_fragment(&packet);
         if change
             .apply(packet.mbuf.data_mut(), &mut packet.headers, packet.state)
             .is_err()
@@ -167,6 +154,16 @@ impl<O: Output> Pipeline<'_, O> {
             return self.drop(packet.mbuf, Counter::Malformed);
         }
         self.forward(packet, backend.location);
+        if let Some(key) = first {
+            self.lead(
+                key,
+                Decision::Out {
+                    source: own,
+                    destination: to,
+                    location: backend.location,
+                },
+            );
+        }
     }
 
     /// Takes one hop from the packet's time to live; answers and ends it when there is none left.
