@@ -3,24 +3,27 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+const REDIS_URL: &str = "redis://127.0.0.1:6379";
+
 /// Root service manager of Oakestra Net.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "root-service-manager", version, about)]
 pub(crate) struct Config {
     /// Port to listen on.
-    #[arg(long, env = "MY_PORT", default_value_t = 10099)]
+    #[arg(long, env = "MY_PORT", default_value = "10099", value_parser = or_default::<u16>("10099"))]
     pub(crate) port: u16,
 
     /// Address to listen on; by default every IPv6 and IPv4 address.
-    #[arg(long, env = "MY_ADDRESS")]
-    pub(crate) address: Option<IpAddr>,
+    #[arg(long, env = "MY_ADDRESS", default_value = "::", value_parser = or_default::<IpAddr>("::"))]
+    pub(crate) address: IpAddr,
 
     /// The root's own Redis: redis://, rediss://, redis-sentinel://h1:p,h2:p/db?service=name or
     /// redis-cluster://h1:p,h2:p.
     #[arg(
         long,
         env = "REDIS_URL",
-        default_value = "redis://127.0.0.1:6379",
+        default_value = REDIS_URL,
+        value_parser = or_default::<String>(REDIS_URL),
         hide_env_values = true
     )]
     pub(crate) redis_url: String,
@@ -30,7 +33,12 @@ pub(crate) struct Config {
     pub(crate) jwt_generator_url: String,
 
     /// Port of the JWT generator.
-    #[arg(long, env = "JWT_GENERATOR_PORT", default_value_t = 10011)]
+    #[arg(
+        long,
+        env = "JWT_GENERATOR_PORT",
+        default_value = "10011",
+        value_parser = or_default::<u16>("10011")
+    )]
     pub(crate) jwt_generator_port: u16,
 
     /// Host of the system manager (accepted for compatibility; nothing is sent there).
@@ -52,6 +60,18 @@ pub(crate) struct Config {
     /// Log as JSON, one object a line. What is logged is set by RUST_LOG (default: info).
     #[arg(long, env = "LOG_JSON")]
     pub(crate) log_json: bool,
+}
+
+/// Compose files pass what is not set as empty text: then the default counts.
+fn or_default<T>(default: &'static str) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    move |text| {
+        let text = text.trim();
+        let text = if text.is_empty() { default } else { text };
+        text.parse().map_err(|error: T::Err| error.to_string())
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -81,6 +101,25 @@ impl Config {
 mod tests {
     use super::*;
     use clap::{CommandFactory as _, Parser as _};
+
+    #[test]
+    fn an_empty_setting_is_none() {
+        let config = Config::parse_from([
+            "root",
+            "--port",
+            "",
+            "--redis-url",
+            " ",
+            "--jwt-generator-port",
+            "",
+            "--address",
+            "",
+        ]);
+        assert_eq!((config.port, config.jwt_generator_port), (10099, 10011));
+        assert_eq!(config.redis_url, REDIS_URL);
+        assert!(config.address.is_unspecified());
+        assert!(Config::try_parse_from(["root", "--port", "x"]).is_err());
+    }
 
     #[test]
     fn flags_are_consistent_and_the_key_url_takes_any_host() {

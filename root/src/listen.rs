@@ -9,27 +9,24 @@ use tokio::net::TcpListener;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// Listens on an address, or on every one.
+/// Listens on an address; `::` is every one, of both families.
 ///
 /// # Errors
 /// The port is taken, or the address is not ours; the error says which.
-pub(crate) fn listen(address: Option<IpAddr>, port: u16) -> anyhow::Result<TcpListener> {
-    if let Some(address) = address {
-        return bind(SocketAddr::new(address, port)).with_context(|| {
-            format!("cannot listen on {address} port {port} (MY_ADDRESS, MY_PORT)")
-        });
-    }
-    let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-    match bind(both) {
+pub(crate) fn listen(address: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+    match bind(SocketAddr::new(address, port)) {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             Err(error).with_context(|| format!("port {port} is taken; choose another with MY_PORT"))
         }
-        Err(error) => {
+        Err(error) if address == Ipv6Addr::UNSPECIFIED => {
             tracing::info!(%error, "no IPv6 here; listening on IPv4 alone");
             bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))
                 .with_context(|| format!("cannot listen on port {port} (MY_PORT)"))
         }
+        Err(error) => Err(error).with_context(|| {
+            format!("cannot listen on {address} port {port} (MY_ADDRESS, MY_PORT)")
+        }),
     }
 }
 

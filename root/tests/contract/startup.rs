@@ -268,3 +268,44 @@ async fn it_speaks_tls_to_redis_and_trusts_only_its_authority() {
     drop(redis);
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[tokio::test]
+async fn a_taken_port_ends_it_with_a_reason() {
+    let taken = std::net::TcpListener::bind("[::]:0").unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_root-service-manager"))
+        .env("MY_PORT", taken.local_addr().unwrap().port().to_string())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("is taken") && text.contains("MY_PORT"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn flags_mirror_the_environment_and_show_themselves() {
+    let run = |flag: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_root-service-manager"))
+            .arg(flag)
+            .env("REDIS_URL", "redis://:hush@h")
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(run("--version").contains(env!("CARGO_PKG_VERSION")));
+    let help = run("--help");
+    for name in [
+        "MY_PORT",
+        "REDIS_URL",
+        "JWT_GENERATOR_URL",
+        "JWT_GENERATOR_PORT",
+        "SYSTEM_MANAGER_URL",
+        "SYSTEM_MANAGER_PORT",
+    ] {
+        assert!(help.contains(name), "{name}");
+    }
+    assert!(!help.contains("hush"));
+}
