@@ -1,0 +1,145 @@
+//! What runs inside the containers of the demo and the journeys.
+//!
+//! One program with two sides: `serve` is an instance (HTTP, UDP echo, bulk transfer), the others
+//! are clients that count and time what they see and print it as one JSON object.
+#![forbid(unsafe_code)]
+
+mod bulk;
+mod client;
+mod datagrams;
+mod server;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The traffic of the demo and the journeys.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// An instance: HTTP on port 80 (answers the instance's number), UDP echo on ports 7 and
+    /// 65535, bulk transfer on TCP port 9000, HTTP on port 65535 too.
+    Serve {
+        /// The number to answer.
+        #[arg(long)]
+        instance: u32,
+    },
+    /// Sends HTTP requests one after the other, a connection each.
+    Get {
+        /// Where to.
+        #[arg(long)]
+        target: SocketAddr,
+        /// How many.
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+        /// Milliseconds for each.
+        #[arg(long, default_value_t = 5000)]
+        timeout_ms: u64,
+    },
+    /// Sends HTTP requests, a connection each, until standard input ends. Prints a line per
+    /// request: start and end in microseconds since 1970, then the instance or `failed: why`.
+    Poll {
+        /// Where to.
+        #[arg(long)]
+        target: SocketAddr,
+        /// How many at a time.
+        #[arg(long, default_value_t = 4)]
+        connections: u32,
+        /// Milliseconds for each.
+        #[arg(long, default_value_t = 5000)]
+        timeout_ms: u64,
+    },
+    /// Moves pseudo-random bytes over one TCP connection and compares the checksums.
+    Transfer {
+        /// Where to.
+        #[arg(long)]
+        target: SocketAddr,
+        /// How many bytes.
+        #[arg(long)]
+        bytes: u64,
+        /// From the server to here instead of from here to the server.
+        #[arg(long)]
+        download: bool,
+    },
+    /// Has datagrams of every size echoed and compares them.
+    Echo {
+        /// Where to.
+        #[arg(long)]
+        target: SocketAddr,
+        /// The smallest size.
+        #[arg(long, default_value_t = 0)]
+        from: usize,
+        /// The largest size.
+        #[arg(long, default_value_t = 1400)]
+        to: usize,
+        /// The port to send from; 0 takes a free one.
+        #[arg(long, default_value_t = 0)]
+        source_port: u16,
+    },
+    /// Sends datagrams as fast as it can.
+    Blast {
+        /// Where to.
+        #[arg(long)]
+        target: SocketAddr,
+        /// Bytes in each.
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+        /// For how long.
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+    },
+    /// Counts the datagrams that arrive on a port from the first one on.
+    Count {
+        /// The port.
+        #[arg(long)]
+        port: u16,
+        /// For how long.
+        #[arg(long, default_value_t = 2)]
+        seconds: u64,
+    },
+}
+
+fn main() -> Result<()> {
+    let report = match Arguments::parse().what {
+        What::Serve { instance } => return server::serve(instance),
+        What::Get {
+            target,
+            count,
+            timeout_ms,
+        } => client::get(target, count, Duration::from_millis(timeout_ms)),
+        What::Poll {
+            target,
+            connections,
+            timeout_ms,
+        } => {
+            return client::poll(target, connections, Duration::from_millis(timeout_ms));
+        }
+        What::Transfer {
+            target,
+            bytes,
+            download,
+        } => bulk::transfer(target, bytes, download)?,
+        What::Echo {
+            target,
+            from,
+            to,
+            source_port,
+        } => datagrams::echo(target, from..=to, source_port)?,
+        What::Blast {
+            target,
+            size,
+            seconds,
+        } => datagrams::blast(target, size, Duration::from_secs(seconds))?,
+        What::Count { port, seconds } => datagrams::count(port, Duration::from_secs(seconds))?,
+    };
+    println!("{report}");
+    Ok(())
+}
