@@ -69,6 +69,7 @@ async fn no_address_has_two_owners_under_64_callers_and_two_replicas() {
         outcomes.iter().filter(|(deployed, _)| *deployed).count()
     );
     assert!(jobs >= 48);
+    crate::invariants::hold(&redis).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

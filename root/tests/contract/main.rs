@@ -16,6 +16,7 @@ mod changes;
 mod clusters;
 mod concurrency;
 mod instances;
+mod invariants;
 mod netinfo;
 mod notifications;
 mod services;
