@@ -127,6 +127,8 @@ counters! {
     Answered = "answered" in Consumed,
     /// Packets that became part of the one before.
     Joined = "joined" in Consumed,
+    /// Probes sent to measure round trips.
+    Probes = "probes" in Made,
     /// Flows opened.
     FlowsOpened = "flows_opened" in Event,
     /// Packets handed to the worker that owns their container.

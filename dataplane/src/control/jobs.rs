@@ -145,6 +145,9 @@ impl Controller {
                 break;
             };
             self.hosts.insert(endpoint, host);
+            if let Err(error) = self.publish_host_number(endpoint.0, host) {
+                tracing::error!("taking over the hosts of an earlier process: {error}");
+            }
         }
         for id in 0..u32::try_from(layout.backends).unwrap_or(u32::MAX) {
             let generation = self.tables.region.backend_generation(id);
@@ -191,7 +194,62 @@ impl Controller {
             )));
         }
         self.hosts.insert(key, number);
+        self.publish_host_number(key.0, number)?;
         Ok(number)
+    }
+
+    fn publish_host_number(&mut self, address: Address, number: u32) -> Result<(), CommandError> {
+        self.tables
+            .hosts
+            .set(
+                &self.tables.arena,
+                &mut self.allocator,
+                address,
+                u64::from(number),
+            )
+            .map(|_| ())
+            .map_err(full)
+    }
+
+    /// Publishes the hosts whose distance decides something: those of jobs with a Closest address.
+    pub(super) fn publish_probed(&mut self) {
+        if !std::mem::take(&mut self.probed_changed) {
+            return;
+        }
+        let cells = set_cells(self.probed.len());
+        let Some(cell) = self.allocator.allocate(&self.tables.arena, cells) else {
+            return;
+        };
+        for (to, host) in self.tables.arena.words(cell).iter().zip(self.probed.keys()) {
+            to.store(u64::from(*host), std::sync::atomic::Ordering::Relaxed);
+        }
+        let length = u32::try_from(self.probed.len()).unwrap_or(0);
+        let (old, old_length) = self.tables.set_probed_hosts(cell, length);
+        if old != 0 {
+            self.retire(old, set_cells(old_length as usize));
+        }
+    }
+
+    // Counts each remote host of the job's instances for or against being probed.
+    fn count_probed(&mut self, job: &Job, add: bool) {
+        if !job.services.contains_key(&Policy::Closest) {
+            return;
+        }
+        for (_, _, instance) in &job.instances {
+            let key = (Address::from(instance.host.ip()), instance.host.port());
+            let Some(&host) = self.hosts.get(&key) else {
+                continue;
+            };
+            if add {
+                *self.probed.entry(host).or_default() += 1;
+            } else if let Some(count) = self.probed.get_mut(&host) {
+                *count -= 1;
+                if *count == 0 {
+                    self.probed.remove(&host);
+                }
+            }
+            self.probed_changed = true;
+        }
     }
 
     fn take_backend(&mut self) -> Result<u32, CommandError> {
@@ -261,6 +319,7 @@ impl Controller {
             instances: Vec::new(),
             services: BTreeMap::new(),
         });
+        self.count_probed(&job, false);
         let before = std::mem::take(&mut job.instances);
         let result = self.fill_job(&mut job, hash, routes.instances);
         let kept: HashSet<BackendRef> = job.backends().collect();
@@ -277,6 +336,7 @@ impl Controller {
             job.instances
                 .extend(before.into_iter().filter(|(_, r, _)| !kept.contains(r)));
         }
+        self.count_probed(&job, true);
         self.jobs.insert(routes.job, job);
         self.dirty = true;
         result
@@ -454,6 +514,7 @@ impl Controller {
         let Some(job) = self.jobs.remove(name) else {
             return;
         };
+        self.count_probed(&job, false);
         for service in job.services.into_values() {
             for address in service.addresses {
                 self.remove_service_route(address, service.number);

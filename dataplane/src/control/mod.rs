@@ -8,7 +8,7 @@ mod attachments;
 mod jobs;
 mod queries;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -90,6 +90,9 @@ pub struct Controller {
     next_backend: u32,
     free_backends: Vec<u32>,
     hosts: HashMap<(Address, u16), u32>,
+    /// Hosts to probe, with the number of instances that make it so.
+    probed: BTreeMap<u32, usize>,
+    probed_changed: bool,
     next_service: u32,
     free_services: Vec<u32>,
     attached: HashMap<u32, Attached>,
@@ -133,6 +136,8 @@ impl Controller {
             next_backend: 0,
             free_backends: Vec::new(),
             hosts: HashMap::new(),
+            probed: BTreeMap::new(),
+            probed_changed: false,
             next_service: 0,
             free_services: Vec::new(),
             attached: HashMap::new(),
@@ -178,6 +183,7 @@ impl Controller {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.due();
+            self.publish_probed();
             self.publish();
             self.reclaim();
         }

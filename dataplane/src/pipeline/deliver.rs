@@ -52,8 +52,9 @@ impl<O: Output> Pipeline<'_, O> {
         }
         let first = self.first_fragment(&packet);
         let mut restored = None;
-        if let Some((place, _, dialled)) = self.shard.reverse(&tuple(&packet), self.now) {
+        if let Some((place, reference, dialled)) = self.shard.reverse(&tuple(&packet), self.now) {
             self.shard.touch(place, packet.headers.tcp_flags, self.now);
+            self.time_handshake(&packet, place, reference, true);
             if !Self::set_source(&mut packet, dialled) {
                 return self.drop(packet.mbuf, Counter::Malformed);
             }

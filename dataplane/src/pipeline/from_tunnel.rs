@@ -19,6 +19,7 @@ impl<O: Output> Pipeline<'_, O> {
     /// Parses an inner packet, for the joining that comes before everything else. Accounts for what does not parse.
     pub fn parse_inner(&mut self, mbuf: Mbuf, from: Address) -> Option<(Mbuf, Headers)> {
         self.counters.count(Counter::ReceivedTunnel);
+        let mbuf = self.take_probe(mbuf, from)?;
         self.parse(mbuf, Origin::Tunnel(from))
             .map(|p| (p.mbuf, p.headers))
     }

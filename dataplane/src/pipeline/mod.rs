@@ -24,6 +24,7 @@ mod fragments;
 mod from_access;
 mod from_host;
 mod from_tunnel;
+mod probe;
 mod semantic;
 mod waiting;
 
@@ -109,6 +110,7 @@ pub struct Pipeline<'a, O> {
     waiting: Waiting,
     fragments: Fragments,
     budget: Budget,
+    round: probe::Round,
     sweep_at: usize,
     /// Seconds of the machine's monotonic clock.
     now: u32,
@@ -139,6 +141,7 @@ impl<'a, O: Output> Pipeline<'a, O> {
             waiting: Waiting::new(),
             fragments: Fragments::new(),
             budget: Budget::new(),
+            round: probe::Round::default(),
             sweep_at: 0,
             now: 0,
             output,
@@ -150,9 +153,10 @@ impl<'a, O: Output> Pipeline<'a, O> {
     pub fn tick(&mut self, milliseconds: u64) {
         self.now = u32::try_from(milliseconds / 1000).unwrap_or(u32::MAX);
         self.budget.refill(milliseconds);
-        self.sweep_at = self.shard.sweep(self.sweep_at, 256, self.now);
+        self.sweep_at = self.shard.sweep(self.sweep_at, 64, self.now);
         self.look_again(milliseconds);
         self.expire_fragments(milliseconds);
+        self.probe(milliseconds);
     }
 
     /// Packets that wait for a route, or for the first fragment of their datagram.

@@ -62,6 +62,7 @@ impl<O: Output> Pipeline<'_, O> {
                 self.shard.remove(place);
             } else if let Some(backend) = self.tables.region.backend(reference) {
                 self.shard.touch(place, packet.headers.tcp_flags, self.now);
+                self.time_handshake(&packet, place, reference, false);
                 return self.translate(packet, own, reference.id, &backend);
             } else {
                 self.shard.remove(place);
@@ -120,7 +121,8 @@ impl<O: Output> Pipeline<'_, O> {
                 destination_port: key.source_port,
                 protocol: key.protocol,
             };
-            if self.shard.open(key, reference, &reverse, self.now).is_ok() {
+            if let Ok(place) = self.shard.open(key, reference, &reverse, self.now) {
+                self.time_handshake(&packet, place, reference, false);
                 self.counters.count(Counter::FlowsOpened);
                 return self.translate(packet, own, reference.id, &backend);
             }

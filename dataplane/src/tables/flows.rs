@@ -325,6 +325,21 @@ impl<'a> Shard<'a> {
         phase
     }
 
+    /// Notes when a connection was begun, in µs of any clock, modulo 2^32.
+    pub fn note_opening(&self, place: Place, at: u32) {
+        if let Some(w) = self.slot(place.0 as usize) {
+            w[7].store((1 << 32) | u64::from(at), Ordering::Relaxed);
+        }
+    }
+
+    /// When the connection was begun whose answering direction is at `place`; once.
+    #[must_use]
+    pub fn opening(&self, place: Place) -> Option<u32> {
+        let forward = self.slot(Self::peer(self.slot(place.0 as usize)?))?;
+        let noted = forward[7].swap(0, Ordering::Relaxed);
+        (noted != 0).then_some(low32(noted))
+    }
+
     /// True when the connection is over, so that a SYN with the same ports is a new one.
     #[must_use]
     pub fn is_closed(&self, place: Place) -> bool {

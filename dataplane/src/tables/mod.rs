@@ -49,6 +49,10 @@ pub struct Tables {
     used: Box<[AtomicU32]>,
     /// Towards a host by an ethdev uplink: its address to a cell that holds the next hop.
     pub next_hops: Index,
+    /// First cell of the list of hosts to probe, and its length.
+    probed: AtomicU64,
+    /// Addresses of hosts to their numbers.
+    pub hosts: Index,
     /// Grows with each change that a waiting packet may have waited for.
     version: AtomicU64,
 }
@@ -68,6 +72,8 @@ impl Tables {
             host_slot: AtomicU32::new(0),
             used: bytemuck::zeroed_slice_box(backends),
             next_hops: Index::new(12, seed),
+            probed: AtomicU64::new(0),
+            hosts: Index::new(12, seed),
             version: AtomicU64::new(0),
         }
     }
@@ -111,6 +117,29 @@ impl Tables {
         self.used
             .get(backend as usize)
             .map_or(0, |w| w.load(Ordering::Relaxed))
+    }
+
+    /// The hosts whose distance is wanted, a number in each word.
+    #[must_use]
+    pub fn probed_hosts(&self) -> &[AtomicU64] {
+        let place = self.probed.load(Ordering::Acquire);
+        self.arena
+            .words(high32(place))
+            .get(..low32(place) as usize)
+            .unwrap_or(&[])
+    }
+
+    /// Publishes a list of hosts to probe; gives back the old one's first cell and length. Writer only.
+    pub fn set_probed_hosts(&self, cell: u32, length: u32) -> (u32, u32) {
+        let old = self.probed.swap(word(cell, length), Ordering::AcqRel);
+        (high32(old), low32(old))
+    }
+
+    /// The tunnel endpoint of the host with this address, if it is known.
+    #[must_use]
+    pub fn endpoint_of(&self, address: Address) -> Option<(Address, u16)> {
+        let number = self.hosts.get(&self.arena, address)?;
+        self.region.host(low32(number))
     }
 
     /// The host TAP's slot number.

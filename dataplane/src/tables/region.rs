@@ -132,6 +132,8 @@ impl Location {
 }
 
 const LOAD_MAX: u32 = (1 << 24) - 1;
+/// Longest round trip that is told from longer ones, in µs.
+const RTT_MAX: u32 = (1 << 30) - 1;
 
 /// A backend's record as a plain value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -445,6 +447,36 @@ impl Region {
         true
     }
 
+    /// Learns from one measured round trip, in µs, by a probe or else by a TCP handshake. What is published changes
+    /// only when the smoothed value has moved away from it by a fifth, so that two hosts at about the same distance
+    /// do not take turns at being the closest. Handshakes count only while probes are not answered.
+    pub fn learn_rtt(&self, host: u32, sample: u32, by_probe: bool) {
+        let Some(word_) = self.host_words(host).map(|w| &w[3]) else {
+            return;
+        };
+        let old = word_.load(Ordering::Relaxed);
+        let (flags, smoothed, published) = (old >> 62, high32(old) & RTT_MAX, low32(old));
+        let probed = flags & 1 != 0;
+        if probed && !by_probe {
+            return;
+        }
+        let sample = sample.clamp(1, RTT_MAX);
+        let fresh = smoothed == 0 || (by_probe && !probed);
+        // An eighth of the difference, as TCP does (RFC 6298).
+        let smoothed = if fresh {
+            sample
+        } else {
+            smoothed - smoothed / 8 + (sample / 8).max(u32::from(sample >= 4))
+        };
+        let far = published == 0 || fresh || smoothed.abs_diff(published) > published / 5;
+        let published = if far { smoothed } else { published };
+        let flags = u64::from(by_probe);
+        word_.store(
+            (flags << 62) | word(smoothed & RTT_MAX, published),
+            Ordering::Relaxed,
+        );
+    }
+
     /// Measured round-trip time to a host in µs; 0 while unknown.
     #[must_use]
     pub fn host_rtt(&self, host: u32) -> u32 {
@@ -495,6 +527,38 @@ mod tests {
         assert_ne!(first, second);
         assert_eq!(region.backend(first), None);
         assert_eq!(region.backend(second), Some(sample()));
+    }
+
+    #[test]
+    fn a_round_trip_is_published_when_it_has_moved_by_a_fifth() {
+        let region = Region::on_heap(
+            Layout {
+                shards: 1,
+                slots: 1024,
+                backends: 16,
+                hosts: 4,
+            },
+            1,
+        );
+        region.publish_host(1, Address(77), 50103);
+        assert_eq!(region.host_rtt(1), 0);
+        region.learn_rtt(1, 900, false);
+        assert_eq!(
+            region.host_rtt(1),
+            900,
+            "a handshake serves until a probe is answered"
+        );
+        region.learn_rtt(1, 400, true);
+        assert_eq!(region.host_rtt(1), 400);
+        for _ in 0..100 {
+            region.learn_rtt(1, 440, true);
+            region.learn_rtt(1, 90_000, false);
+        }
+        assert_eq!(region.host_rtt(1), 400, "a tenth more is no other distance");
+        for _ in 0..100 {
+            region.learn_rtt(1, 900, true);
+        }
+        assert!(region.host_rtt(1) > 700, "{}", region.host_rtt(1));
     }
 
     #[test]
