@@ -1,0 +1,146 @@
+//! A container's cable: a veth pair, one end on the node in the data plane's hands, the other in the container with its
+//! addresses, its gateway and the gateway's MAC address.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::namespace::Namespace;
+use super::undo::Undo;
+use super::{AttachError, Fault};
+use crate::forwarding::Pair;
+use crate::host::RANGES;
+use crate::netlink::{Link, Netlink};
+
+/// What the container's end is to have.
+pub struct Plan<'a> {
+    pub host_end: &'a str,
+    pub mtu: u16,
+    pub address: Pair,
+    pub gateway: Pair,
+    pub gateway_mac: [u8; 6],
+}
+
+/// What came of it.
+pub struct Wired {
+    pub host_index: u32,
+    pub mac: [u8; 6],
+    /// Whether the container has IPv6.
+    pub v6: bool,
+}
+
+/// Lays the cable. Each step is taken back by `undo`.
+pub async fn wire(
+    netlink: &Arc<Netlink>,
+    namespace: &Namespace,
+    plan: &Plan<'_>,
+    fault: &Fault,
+    undo: &mut Undo,
+) -> Result<Wired, AttachError> {
+    let peer = format!("{}p", plan.host_end.get(..14).unwrap_or(plan.host_end));
+    if let Some(stale) = netlink.link(plan.host_end).await? {
+        netlink.delete_link(stale.index).await?;
+    }
+    netlink.add_veth(plan.host_end, &peer, plan.mtu).await?;
+    let links = netlink.links().await?;
+    let find = |name: &str| -> Result<Link, AttachError> {
+        links
+            .iter()
+            .find(|link| link.name == name)
+            .cloned()
+            .ok_or_else(|| AttachError::Gone(name.to_owned()))
+    };
+    let host = find(plan.host_end)?;
+    let remover = Arc::clone(netlink);
+    undo.push("remove the veth pair", async move {
+        remover
+            .delete_link(host.index)
+            .await
+            .map_err(|error| error.to_string())
+    });
+    fault.at("veth")?;
+    let inside = find(&peer)?;
+    quiet_host_end(plan.host_end);
+    netlink.move_link(inside.index, namespace.raw_fd()).await?;
+    fault.at("move")?;
+    let v6 = configure(namespace, &peer, plan, fault).await?;
+    netlink.set_up(host.index, Some(plan.mtu)).await?;
+    fault.at("up")?;
+    Ok(Wired {
+        host_index: host.index,
+        mac: inside.mac,
+        v6,
+    })
+}
+
+/// The kernel itself has nothing to say on the host end.
+fn quiet_host_end(name: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+    if let Err(error) = std::fs::write(path, "1") {
+        tracing::debug!(interface = name, %error, "IPv6 could not be turned off on a host end");
+    }
+}
+
+async fn configure(namespace: &Namespace, peer: &str, plan: &Plan<'_>, fault: &Fault) -> Result<bool, AttachError> {
+    let inner = namespace.netlink().await.map_err(AttachError::Namespace)?;
+    let links = inner.links().await?;
+    let link = links
+        .iter()
+        .find(|link| link.name == peer)
+        .ok_or_else(|| AttachError::Gone(peer.to_owned()))?;
+    let name = if links.iter().any(|other| other.name == "eth0") {
+        plan.host_end
+    } else {
+        "eth0"
+    };
+    if let Some(loopback) = links.iter().find(|link| link.name == "lo" && !link.up) {
+        inner.set_up(loopback.index, None).await?;
+    }
+    inner.rename(link.index, name).await?;
+    fault.at("rename")?;
+    let v6 = plan.address.v6.is_some() && allow_ipv6(namespace, name.to_owned()).await?;
+    inner.set_up(link.index, Some(plan.mtu)).await?;
+    for (address, gateway) in [
+        (plan.address.v4.map(IpAddr::V4), plan.gateway.v4.map(IpAddr::V4)),
+        (
+            plan.address.v6.filter(|_| v6).map(IpAddr::V6),
+            plan.gateway.v6.filter(|_| v6).map(IpAddr::V6),
+        ),
+    ] {
+        let (Some(address), Some(gateway)) = (address, gateway) else {
+            continue;
+        };
+        let prefix = if address.is_ipv4() { 26 } else { 120 };
+        inner.add_address(link.index, address, prefix).await?;
+        fault.at("address")?;
+        inner
+            .set_neighbour(link.index, gateway, plan.gateway_mac)
+            .await?;
+        if !inner.add_default_route(link.index, gateway).await? {
+            // The container has another way out already: leave it, and take what is ours.
+            for range in RANGES {
+                if range.0.is_ipv4() == gateway.is_ipv4() {
+                    inner
+                        .add_route(range, link.index, Some(gateway), None)
+                        .await?;
+                }
+            }
+        }
+        fault.at("route")?;
+    }
+    Ok(v6)
+}
+
+/// Whether an interface inside may have IPv6; turned on for it where the runtime turned it off.
+async fn allow_ipv6(namespace: &Namespace, interface: String) -> Result<bool, AttachError> {
+    namespace
+        .run(move || {
+            let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+            match std::fs::read_to_string(&path) {
+                Ok(value) if value.trim() == "0" => true,
+                Ok(_) => std::fs::write(&path, "0").is_ok(),
+                Err(_) => false,
+            }
+        })
+        .await
+        .map_err(AttachError::Namespace)
+}

@@ -1,0 +1,76 @@
+//! What the Net Manager needs of the data plane, as a trait: the journeys of this crate run against a recording one,
+//! the node against the real one.
+
+mod types;
+
+pub use types::{
+    Attachment, CommandError, Count, Event, FlowLine, InstanceRoute, JobRoutes, NextHop, Pair, Policy, RouteLine,
+    ServiceAddress, Stats, Subnet,
+};
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Commands of the data plane. All may block for some milliseconds; each method does what `dataplane::Handle`'s of
+/// the same name does.
+pub trait Forwarding: Send + Sync + 'static {
+    /// The MAC address that containers see behind their gateway; no host interface has it.
+    fn gateway_mac(&self) -> [u8; 6];
+    /// Interface index of the host interface.
+    fn host_interface_index(&self) -> u32;
+    /// Replaces the subnetworks of this node.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn set_subnets(&self, subnets: Vec<Subnet>) -> Result<(), CommandError>;
+    /// Takes a container's veth end over.
+    ///
+    /// # Errors
+    /// No room, attached already, or the kernel refused.
+    fn attach(&self, attachment: Attachment) -> Result<(), CommandError>;
+    /// Lets go of a veth end; false when it was not attached.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn detach(&self, ifindex: u32) -> Result<bool, CommandError>;
+    /// Replaces all that is known of a job.
+    ///
+    /// # Errors
+    /// No room, or the data plane has stopped.
+    fn set_job(&self, job: JobRoutes) -> Result<(), CommandError>;
+    /// Forgets a job.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn forget_job(&self, job: &str) -> Result<(), CommandError>;
+    /// Says that nobody knows an address.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn set_unresolvable(&self, address: IpAddr) -> Result<(), CommandError>;
+    /// Says how frames reach a host.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn set_next_hop(&self, host: IpAddr, hop: NextHop) -> Result<(), CommandError>;
+    /// Counters.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn stats(&self) -> Result<Stats, CommandError>;
+    /// The route table.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn routes(&self) -> Result<Vec<RouteLine>, CommandError>;
+    /// Live flows, `limit` at most.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn flows(&self, limit: usize) -> Result<Vec<FlowLine>, CommandError>;
+    /// Time since a packet last used each job's routes.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn job_idle(&self) -> Result<Vec<(String, Duration)>, CommandError>;
+}

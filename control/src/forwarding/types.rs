@@ -1,0 +1,271 @@
+//! What the Net Manager sees of the data plane: plain values in, plain values out.
+//!
+//! Everything here is a command or an answer. A command travels over a channel to the control thread, the single
+//! writer of the tables, and its answer comes back the same way; no caller ever touches what a worker reads.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How a worker waits when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Poll without pause: for nodes with dedicated cores.
+    Spin,
+    /// After some empty rounds wait on the ports' file descriptors (or, for a port without one, sleep briefly).
+    Backoff,
+}
+
+/// How packets leave towards other nodes (design: the uplink role).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uplink {
+    /// The kernel keeps the NIC; UDP sockets on the tunnel port.
+    Socket,
+    /// An ethdev port by DPDK devargs, such as `net_af_packet0,iface=eth0`, or a PCI address.
+    Ethdev {
+        /// DPDK device arguments.
+        devargs: String,
+        /// The kernel interface that holds the addresses and whose neighbours count.
+        interface: String,
+    },
+}
+
+/// What the data plane is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Tells this node from others on the machine: EAL's file prefix and the name of the flow mapping. `[a-z0-9-]+`.
+    pub instance: String,
+    /// Worker lcores, at least one.
+    pub workers: usize,
+    /// The CPUs of the workers, one each; empty lets the data plane choose.
+    pub worker_cpus: Vec<usize>,
+    /// How an idle worker waits.
+    pub idle: Idle,
+    /// The uplink's kind.
+    pub uplink: Uplink,
+    /// UDP port that the tunnel is bound to, host byte order (contract: 50103).
+    pub tunnel_port: u16,
+    /// Name of the host TAP, 15 bytes at most (`oak0`).
+    pub host_interface: String,
+    /// Largest inner packet that is sent into the tunnel, in bytes (contract: 1450).
+    pub mtu: u16,
+    /// Flows that the table holds over all workers.
+    pub flows: usize,
+    /// Megabytes of hugepages to use; `None` takes hugepages where there are any, `Some(0)` never.
+    pub hugepage_mb: Option<u32>,
+    /// Folder on a tmpfs for the flow mapping (`/dev/shm`).
+    pub shared_dir: PathBuf,
+}
+
+/// An IPv4 and an IPv6 address of one thing; either may be missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pair {
+    /// The IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// The IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Pair {
+    /// A pair of both families.
+    #[must_use]
+    pub const fn new(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Self {
+        Self { v4, v6 }
+    }
+
+    /// A pair of one address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self { v4: Some(v4), v6: None },
+            IpAddr::V6(v6) => Self { v4: None, v6: Some(v6) },
+        }
+    }
+
+    /// The addresses that are there, IPv4 first.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
+/// Which instance a Service IP picks (contract section 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Policy {
+    /// Instances in turn.
+    RoundRobin,
+    /// The nearest instance.
+    Closest,
+    /// The instance with the fewest active flows of two picked at random.
+    Underutilized,
+}
+
+/// A Service IP and its policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceAddress {
+    /// How it picks.
+    pub policy: Policy,
+    /// The addresses that are dialled.
+    pub addresses: Pair,
+}
+
+/// One running instance of a job, as a table query describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceRoute {
+    /// Number of the instance within its job.
+    pub number: u32,
+    /// Its real addresses (namespace IPs).
+    pub namespace: Pair,
+    /// Its Instance IPs.
+    pub instance: Pair,
+    /// The Service IPs of its job.
+    pub services: Vec<ServiceAddress>,
+    /// The tunnel endpoint of the node it runs on.
+    pub host: SocketAddr,
+    /// Its share in round robin, 1 to 255.
+    pub weight: u8,
+    /// Keeps its flows and gets no new ones.
+    pub draining: bool,
+    /// Flows that its node reported, if it did.
+    pub load: Option<u32>,
+}
+
+/// All that is known of one job. It replaces what was known before, in one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRoutes {
+    /// The job's name.
+    pub job: String,
+    /// Its running instances; none is a statement too.
+    pub instances: Vec<InstanceRoute>,
+}
+
+/// A container (or VM) that is attached to this node by a veth end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Interface index of the host end, in the node's own network namespace.
+    pub ifindex: u32,
+    /// Name of the host end, for people.
+    pub interface: String,
+    /// MAC address of the container's end.
+    pub mac: [u8; 6],
+    /// The container's namespace IPs.
+    pub namespace: Pair,
+    /// The job that it is an instance of.
+    pub job: String,
+    /// Number of the instance.
+    pub number: u32,
+}
+
+/// A worker subnetwork that this node owns (contract section 1): its network addresses and its gateways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// Network address of the `/26`.
+    pub v4: Option<Ipv4Addr>,
+    /// Network address of the `/120`.
+    pub v6: Option<Ipv6Addr>,
+    /// Gateway addresses, those of the node.
+    pub gateway: Pair,
+}
+
+/// Where frames for a host go first, for an ethdev uplink. Read from the kernel's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// Our address on the way there.
+    pub source: IpAddr,
+    /// MAC address of the uplink's interface.
+    pub source_mac: [u8; 6],
+    /// MAC address of the next hop.
+    pub next_mac: [u8; 6],
+}
+
+/// What the data plane asks of the control plane. Handed to the listener on the control thread; it must not block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A packet waits for this address: run a table query and answer with `set_job` or `set_unresolvable`. Asked
+    /// once; asked again, with back-off, while packets for it keep coming.
+    Unresolved(IpAddr),
+    /// An ethdev uplink must reach this host: answer with `set_next_hop`.
+    NextHop(IpAddr),
+    /// A worker ended without being told to: the node should restart the data plane. The text says why.
+    WorkerDied(String),
+}
+
+/// One counter with its name, such as `drop_spoofed_source`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// Name in lower snake case, fit for a metric.
+    pub name: &'static str,
+    /// Packets since the start.
+    pub packets: u64,
+}
+
+/// Counters over all workers. `received = sent + sum(drops) + waiting` once the bursts under way are through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Packets received, by port role: access, tunnel, host.
+    pub received: Vec<Count>,
+    /// Packets sent, by port role.
+    pub sent: Vec<Count>,
+    /// Packets dropped, by reason; only reasons that occurred.
+    pub drops: Vec<Count>,
+    /// Other events: flows opened, answers made, segments cut and joined.
+    pub events: Vec<Count>,
+    /// Packets that wait for a route now.
+    pub waiting: u64,
+    /// Live flows now.
+    pub flows: u64,
+    /// Flows that the table can hold.
+    pub flow_capacity: u64,
+    /// Worker lcores.
+    pub workers: usize,
+    /// Attached containers.
+    pub attached: usize,
+    /// Jobs with a route.
+    pub jobs: usize,
+    /// How memory was had: `hugepages` or `no-huge`, with the size in MB.
+    pub memory: String,
+}
+
+/// One line of the route table for people and `--json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteLine {
+    /// The job.
+    pub job: String,
+    /// The dialled address.
+    pub address: IpAddr,
+    /// `rr`, `closest`, `underutilized`, `instance` or `namespace`.
+    pub kind: &'static str,
+    /// The backends: instance number, namespace address, and `local` or the host's endpoint.
+    pub backends: Vec<(u32, IpAddr, String)>,
+}
+
+/// One live flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowLine {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The client's namespace address and port.
+    pub client: SocketAddr,
+    /// The Service IP dialled and the port.
+    pub service: SocketAddr,
+    /// The picked backend's namespace address, if it is still known.
+    pub backend: Option<IpAddr>,
+    /// Time until it ends if no packet comes.
+    pub expires_in: Duration,
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// The data plane has stopped.
+    #[error("the data plane has stopped; restart the Net Manager and look at its log")]
+    Stopped,
+    /// No room for one more of something; the text names the limit and its setting.
+    #[error("{0}")]
+    Full(String),
+    /// The address or interface is attached already.
+    #[error("{0} is attached already; detach it first")]
+    Attached(String),
+    /// The kernel refused.
+    #[error("{0}")]
+    Kernel(String),
+}

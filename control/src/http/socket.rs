@@ -1,0 +1,62 @@
+//! The unix socket: a stale file is replaced, a live one is not.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tokio::net::{UnixListener, UnixStream};
+
+/// Why the socket could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody answers there.
+    #[error("{}: another Net Manager answers here; stop it, or choose another path with --socket", .0.display())]
+    Live(PathBuf),
+    /// The file system refused.
+    #[error("{path}: {1}; choose another path with --socket", path = .0.display())]
+    Io(PathBuf, io::Error),
+}
+
+/// Listens on a path with mode 0660, making its folder when missing.
+///
+/// # Errors
+/// The path is in use or cannot be made.
+pub async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
+    let failed = |error| SocketError::Io(path.to_owned(), error);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => return Err(SocketError::Live(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(failed)?;
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stale_file_is_replaced_and_a_live_one_is_not() {
+        let folder = std::env::temp_dir().join(format!("oak-socket-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let path = folder.join("deep/netmanager.sock");
+        let listener = listen(&path).await.unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        assert!(matches!(listen(&path).await, Err(SocketError::Live(_))));
+        drop(listener);
+        assert!(path.exists());
+        drop(listen(&path).await.unwrap());
+        std::fs::write(folder.join("file"), "").unwrap();
+        assert!(listen(&folder.join("file/x.sock")).await.is_err());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

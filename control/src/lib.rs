@@ -1,0 +1,22 @@
+//! The Net Manager of a worker node: attaches containers to the data plane and keeps its routes true.
+//!
+//! An unmodified NodeEngine calls it over HTTP on a unix socket (`http`), the cluster service manager talks to it over
+//! MQTT (`cluster_link`), and packets are the data plane's business alone, behind one trait ([`forwarding`]).
+#![forbid(unsafe_code)]
+
+mod addresses;
+mod attach;
+mod cluster_link;
+pub mod config;
+mod firewall;
+pub mod forwarding;
+mod host;
+pub mod http;
+pub mod instance;
+mod netlink;
+mod next_hop;
+pub mod node;
+mod state;
+
+pub use attach::{Fault, STEPS};
+pub use cluster_link::LinkStatus;

@@ -1,0 +1,408 @@
+//! Deploys and undeploys.
+
+use std::sync::Arc;
+
+use protocol::JobName;
+use protocol::node_http::{Deploy, Deployed, Undeploy};
+use protocol::port_mapping;
+
+use super::{Key, Node, PATIENCE, Refusal, attachment};
+use crate::attach::namespace::Namespace;
+use crate::attach::undo::Undo;
+use crate::attach::{AttachError, unikernel, veth};
+use crate::cluster_link::Command;
+use crate::firewall;
+use crate::forwarding::Pair;
+use crate::instance;
+use crate::state::{Container, Published, now};
+
+/// What is deployed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A container whose process exists.
+    Container,
+    /// A virtual machine behind a network namespace of our making.
+    Unikernel,
+}
+
+impl Node {
+    /// `POST /container/deploy` and `/unikernel/deploy`. Goes on to its end even when the caller hangs up.
+    ///
+    /// # Errors
+    /// 400 before registration and for a bad body, 500 with a reason when it failed; then nothing is left behind.
+    pub async fn deploy(self: &Arc<Self>, request: Deploy, kind: Kind) -> Result<Deployed, Refusal> {
+        if !self.inner().up {
+            return Err(Refusal::bad("this node is not registered yet; call /register first"));
+        }
+        let job: JobName = request
+            .service_name
+            .parse()
+            .map_err(|error: protocol::job_name::JobNameError| Refusal::bad(error.to_string()))?;
+        let ports: Vec<Published> = port_mapping::parse_list(&request.port_mappings)
+            .map_err(|error| Refusal::bad(error.to_string()))?
+            .into_iter()
+            .map(Into::into)
+            .collect();
+        if kind == Kind::Container && request.pid <= 0 {
+            return Err(Refusal::bad(format!("pid {} is not a process", request.pid)));
+        }
+        let node = Arc::clone(self);
+        let key: Key = (job.as_str().to_owned(), request.instance_number);
+        let task = tokio::spawn(async move {
+            let turn = node.turn(&key);
+            let _turn = turn.lock().await;
+            node.replace(key, request.pid, ports, kind).await
+        });
+        match task.await {
+            Ok(Ok(container)) => Ok(Deployed {
+                service_name: container.job.clone(),
+                ns_address: container.v4,
+                ns_address_v6: container.v6,
+            }),
+            Ok(Err(error)) => Err(Refusal::failed(error.to_string())),
+            Err(error) => Err(Refusal::failed(format!("the deploy ended early: {error}"))),
+        }
+    }
+
+    async fn replace(
+        self: &Arc<Self>,
+        key: Key,
+        pid: i64,
+        ports: Vec<Published>,
+        kind: Kind,
+    ) -> Result<Container, AttachError> {
+        // Opened before anything is touched: a deploy that cannot be leaves the instance that runs alone.
+        let made = match kind {
+            Kind::Container => None,
+            Kind::Unikernel => Some(unikernel::namespace_name(&key.0, key.1)),
+        };
+        let process = match kind {
+            Kind::Container => Some(open_process(pid)?),
+            Kind::Unikernel => None,
+        };
+        let existing = self.find(&key);
+        if let Some(existing) = existing {
+            tracing::info!(job = key.0, instance = key.1, "deployed again: replacing what runs");
+            self.release(&existing).await;
+        }
+        let mut undo = Undo::default();
+        let outcome = self
+            .attach(&key, pid, process, made, ports, &mut undo)
+            .await;
+        match outcome {
+            Ok(container) => {
+                tracing::info!(job = key.0, instance = key.1, addresses = %crate::host::show(container.namespace()), interface = container.interface, "attached");
+                self.tell_link(Command::Arrive(key.0, key.1, container.namespace()));
+                Ok(container)
+            }
+            Err(error) => {
+                tracing::error!(job = key.0, instance = key.1, %error, "deploy failed; taking it back");
+                undo.run().await;
+                self.save_or_log().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn attach(
+        self: &Arc<Self>,
+        key: &Key,
+        pid: i64,
+        process: Option<Namespace>,
+        made: Option<String>,
+        ports: Vec<Published>,
+        undo: &mut Undo,
+    ) -> Result<Container, AttachError> {
+        self.reserve_ports(key, &ports, undo)?;
+        let address = self.reserve_address(undo).await?;
+        self.fault.at("reserve")?;
+        let namespace = match (&made, process) {
+            (Some(name), _) => unikernel::make(name, undo).await?,
+            (None, Some(namespace)) => namespace,
+            (None, None) => return Err(AttachError::NoProcess(pid)),
+        };
+        let gateway = self
+            .inner()
+            .state
+            .ledger
+            .gateway_of(address)
+            .unwrap_or_default();
+        let interface = instance::interface_name(&self.options.instance, &key.0, key.1);
+        let plan = veth::Plan {
+            host_end: &interface,
+            mtu: self.options.tun.mtu,
+            address,
+            gateway,
+            gateway_mac: self.forwarding.gateway_mac(),
+        };
+        let wired = veth::wire(&self.netlink, &namespace, &plan, &self.fault, undo).await?;
+        if made.is_some() {
+            unikernel::furnish(&namespace, address, made.as_deref().unwrap_or_default()).await?;
+        }
+        let container = Container {
+            job: key.0.clone(),
+            number: key.1,
+            pid: i32::try_from(pid).unwrap_or_default(),
+            netns: namespace.inode(),
+            ifindex: wired.host_index,
+            interface: interface.clone(),
+            mac: wired.mac,
+            v4: address.v4,
+            v6: address.v6.filter(|_| wired.v6),
+            reserved_v6: address.v6,
+            ports,
+            made_namespace: made,
+        };
+        self.firewall.shield(&interface).await?;
+        let firewall = Arc::clone(&self.firewall);
+        let name = interface.clone();
+        undo.push("take the shield away", async move {
+            firewall
+                .unshield(&name)
+                .await
+                .map_err(|error| error.to_string())
+        });
+        self.fault.at("shield")?;
+        let attachment = attachment(&container);
+        self.forward(move |forwarding| forwarding.attach(attachment))
+            .await?;
+        let (node, ifindex) = (Arc::clone(self), container.ifindex);
+        undo.push("detach from the data plane", async move {
+            node.forward(move |forwarding| forwarding.detach(ifindex))
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string())
+        });
+        self.fault.at("forwarding")?;
+        self.publish(key, &container, undo).await?;
+        self.save().await?;
+        self.fault.at("state")?;
+        self.inner().reserved.retain(|(owner, _)| owner != key);
+        Ok(container)
+    }
+
+    /// Enters the container into the books and its ports into the rules.
+    async fn publish(self: &Arc<Self>, key: &Key, container: &Container, undo: &mut Undo) -> Result<(), AttachError> {
+        let published = !container.ports.is_empty();
+        if published {
+            let node = Arc::clone(self);
+            undo.push("take the published ports back", async move {
+                node.refresh_rules().await.map_err(|error| error.to_string())
+            });
+        }
+        self.inner().state.containers.push(container.clone());
+        let (node, key) = (Arc::clone(self), key.clone());
+        undo.push("forget the container", async move {
+            node.forget(&key);
+            Ok(())
+        });
+        if published {
+            self.refresh_rules().await?;
+        }
+        self.fault.at("ports")?;
+        Ok(())
+    }
+
+    async fn refresh_rules(&self) -> Result<(), firewall::FirewallError> {
+        let _turn = self.configuring.lock().await;
+        self.firewall.set_rules(&self.rules()).await
+    }
+
+    fn find(&self, key: &Key) -> Option<Container> {
+        self.inner()
+            .state
+            .containers
+            .iter()
+            .find(|container| container.job == key.0 && container.number == key.1)
+            .cloned()
+    }
+
+    fn forget(&self, key: &Key) {
+        self.inner()
+            .state
+            .containers
+            .retain(|container| container.job != key.0 || container.number != key.1);
+    }
+
+    fn reserve_ports(self: &Arc<Self>, key: &Key, ports: &[Published], undo: &mut Undo) -> Result<(), AttachError> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let mut inner = self.inner();
+        for (index, port) in ports.iter().enumerate() {
+            let same = |other: &Published| other.host == port.host && other.udp == port.udp;
+            let transport = if port.udp { "udp" } else { "tcp" };
+            let holder = inner
+                .state
+                .containers
+                .iter()
+                .find(|container| container.ports.iter().any(same))
+                .map(|container| format!("{} instance {}", container.job, container.number))
+                .or_else(|| {
+                    let reserved = inner.reserved.iter().find(|(_, other)| same(other));
+                    reserved.map(|((job, number), _)| format!("{job} instance {number}"))
+                });
+            if let Some(holder) = holder {
+                return Err(AttachError::PortTaken(format!(
+                    "port {}/{transport} is published by {holder}",
+                    port.host
+                )));
+            }
+            if ports.iter().take(index).any(same) {
+                return Err(AttachError::PortTaken(format!("port {}/{transport} is named twice", port.host)));
+            }
+            if let Some(reason) = firewall::port_in_use(*port) {
+                return Err(AttachError::PortTaken(reason));
+            }
+        }
+        inner
+            .reserved
+            .extend(ports.iter().map(|port| (key.clone(), *port)));
+        drop(inner);
+        let (node, key) = (Arc::clone(self), key.clone());
+        undo.push("let go of the ports", async move {
+            node.inner().reserved.retain(|(owner, _)| *owner != key);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    async fn reserve_address(self: &Arc<Self>, undo: &mut Undo) -> Result<Pair, AttachError> {
+        let address = self.find_address().await?;
+        let node = Arc::clone(self);
+        undo.push("put the address back", async move {
+            node.inner().state.ledger.untake(address);
+            Ok(())
+        });
+        Ok(address)
+    }
+
+    async fn find_address(self: &Arc<Self>) -> Result<Pair, AttachError> {
+        let owner = self
+            .inner()
+            .state
+            .identity
+            .as_ref()
+            .map(|identity| identity.client_id.clone())
+            .unwrap_or_default();
+        if let Some(address) = self.inner().state.ledger.take(&owner, now()) {
+            return Ok(address);
+        }
+        let _turn = self.growing.lock().await;
+        if let Some(address) = self.inner().state.ledger.take(&owner, now()) {
+            return Ok(address);
+        }
+        let mut reason = "it may hold no more".to_owned();
+        if self.inner().state.ledger.may_grow(&owner) {
+            match self.grow(&owner).await {
+                Ok(()) => {}
+                Err(problem) => reason = problem,
+            }
+        }
+        let mut inner = self.inner();
+        let ledger = &mut inner.state.ledger;
+        ledger
+            .take(&owner, now())
+            .or_else(|| ledger.take_resting(&owner))
+            .ok_or_else(|| AttachError::NoAddress(ledger.subnets().len() * 61, reason))
+    }
+
+    /// Asks for a further subnetwork.
+    async fn grow(self: &Arc<Self>, owner: &str) -> Result<(), String> {
+        let link = self.link().ok_or("no link to the cluster")?;
+        let have = self.inner().state.ledger.have(owner);
+        let result = link
+            .subnet(Some(have), PATIENCE)
+            .await
+            .ok_or("the cluster service manager did not answer in time")?;
+        self.inner()
+            .state
+            .ledger
+            .take_in(result.address, result.addressv6, owner);
+        self.apply_subnets().await?;
+        self.save_or_log().await;
+        Ok(())
+    }
+
+    /// `POST /container/undeploy` and its siblings. An instance that is not here is gone already.
+    ///
+    /// # Errors
+    /// 400 for a bad job name.
+    pub async fn undeploy(self: &Arc<Self>, request: Undeploy) -> Result<(), Refusal> {
+        let job: JobName = request
+            .service_name
+            .parse()
+            .map_err(|error: protocol::job_name::JobNameError| Refusal::bad(error.to_string()))?;
+        let key: Key = (job.as_str().to_owned(), request.instance_number);
+        let node = Arc::clone(self);
+        let task = tokio::spawn(async move { node.detach(&key, None).await });
+        task.await
+            .map_err(|error| Refusal::failed(format!("the undeploy ended early: {error}")))
+    }
+
+    /// Detaches an instance and tells the cluster; with `only`, just that attachment of it.
+    pub(super) async fn detach(self: &Arc<Self>, key: &Key, only: Option<u32>) {
+        let turn = self.turn(key);
+        let _turn = turn.lock().await;
+        let Some(container) = self.find(key) else { return };
+        if only.is_some_and(|ifindex| ifindex != container.ifindex) {
+            return;
+        }
+        self.release(&container).await;
+        tracing::info!(job = key.0, instance = key.1, "detached");
+        self.tell_link(Command::Leave(key.0.clone(), key.1, container.namespace()));
+        self.give_back_surplus().await;
+    }
+
+    /// Takes a container off this node. What fails is logged, and the rest still happens.
+    pub(super) async fn release(&self, container: &Container) {
+        let complain = |what: &str, error: &dyn std::fmt::Display| {
+            tracing::warn!(job = container.job, instance = container.number, %error, "{what}");
+        };
+        let ifindex = container.ifindex;
+        if let Err(error) = self
+            .forward(move |forwarding| forwarding.detach(ifindex))
+            .await
+        {
+            complain("the data plane did not let go", &error);
+        }
+        if let Err(error) = self.firewall.unshield(&container.interface).await {
+            complain("its rule could not be removed", &error);
+        }
+        let link = self.netlink.link(&container.interface).await;
+        if let Ok(Some(link)) = link
+            && let Err(error) = self.netlink.delete_link(link.index).await
+        {
+            complain("its interface could not be removed", &error);
+        }
+        if let Some(name) = &container.made_namespace
+            && let Err(error) = unikernel::remove(name).await
+        {
+            complain("its namespace could not be removed", &error);
+        }
+        {
+            let mut inner = self.inner();
+            inner.state.ledger.free(container.reserved(), now());
+        }
+        self.forget(&(container.job.clone(), container.number));
+        if !container.ports.is_empty()
+            && let Err(error) = self.refresh_rules().await
+        {
+            complain("its published ports could not be taken back", &error);
+        }
+        self.save_or_log().await;
+    }
+}
+
+fn open_process(pid: i64) -> Result<Namespace, AttachError> {
+    let number = i32::try_from(pid).map_err(|_| AttachError::NoProcess(pid))?;
+    let namespace = Namespace::of_process(number).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => AttachError::NoProcess(pid),
+        _ => AttachError::Namespace(error),
+    })?;
+    let own = Namespace::current().map_err(AttachError::Namespace)?;
+    if own.inode() == namespace.inode() {
+        return Err(AttachError::HostNamespace(pid));
+    }
+    Ok(namespace)
+}

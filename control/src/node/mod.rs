@@ -1,0 +1,514 @@
+//! The node: what is attached, who it is to its cluster, and how both survive.
+//!
+//! Short facts live under one plain lock that is never held over an `await`; each instance has a turn of its own, so
+//! deploys of different instances run side by side and nothing waits for the cluster.
+
+mod deploy;
+pub use deploy::Kind;
+mod register;
+mod stop;
+mod watch;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use crate::attach::Fault;
+use crate::attach::namespace::{Namespace, inode_of_process};
+use crate::cluster_link::{ClusterLink, Command, LinkStatus, Sequence};
+use crate::config::{NetConfig, TunConfig};
+use crate::firewall::{Firewall, Rules};
+use crate::forwarding::{Attachment, Event, Forwarding, Stats};
+use crate::host;
+use crate::instance;
+use crate::netlink::Netlink;
+use crate::state::{Container, Published, State, StateError, StateFile, boot_id};
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Tells this Net Manager from others on the machine.
+    pub instance: String,
+    /// `netcfg.json`.
+    pub net: NetConfig,
+    /// `tuncfg.json`.
+    pub tun: TunConfig,
+    /// Folder of the state file.
+    pub state_dir: PathBuf,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel could not be asked.
+    #[error("netlink: {0}; the Net Manager needs CAP_NET_ADMIN")]
+    Netlink(std::io::Error),
+    /// The state could not be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// A refused request: a status and a reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// HTTP status: 400 for what the caller got wrong, 500 for what failed here.
+    pub status: u16,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    fn bad(message: impl Into<String>) -> Self {
+        Self {
+            status: 400,
+            message: message.into(),
+        }
+    }
+
+    fn failed(message: impl Into<String>) -> Self {
+        Self {
+            status: 500,
+            message: message.into(),
+        }
+    }
+}
+
+/// An instance: job and number.
+type Key = (String, u32);
+
+struct Inner {
+    state: State,
+    /// The identity came by `/register` since this start, not from the state file.
+    confirmed: bool,
+    up: bool,
+    endpoint: Option<IpAddr>,
+    reserved: Vec<(Key, Published)>,
+}
+
+/// The node.
+pub struct Node {
+    options: Options,
+    forwarding: Arc<dyn Forwarding>,
+    netlink: Arc<Netlink>,
+    firewall: Arc<Firewall>,
+    file: StateFile,
+    saving: tokio::sync::Mutex<()>,
+    inner: Mutex<Inner>,
+    link: Mutex<Option<Arc<ClusterLink>>>,
+    sequence: Arc<Sequence>,
+    registering: tokio::sync::Mutex<()>,
+    growing: tokio::sync::Mutex<()>,
+    configuring: tokio::sync::Mutex<()>,
+    turns: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
+    address_changed: tokio::sync::Notify,
+    failed: tokio::sync::Notify,
+    started: Instant,
+    /// Lets tests fail an attach at any step.
+    pub fault: Arc<Fault>,
+    tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+}
+
+/// What `NetManager status` shows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Version of this program.
+    pub version: &'static str,
+    /// Tells this Net Manager from others on the machine.
+    pub instance: String,
+    /// Seconds since the start.
+    pub uptime_seconds: u64,
+    /// Node id, once registered.
+    pub client_id: Option<String>,
+    /// Whether the node has its subnetwork and forwards.
+    pub up: bool,
+    /// The tunnel endpoint that is announced.
+    pub public_address: Option<IpAddr>,
+    /// Its port.
+    pub public_port: u16,
+    /// Subnetworks, as `IPv4/26 IPv6/120`.
+    pub subnetworks: Vec<String>,
+    /// Addresses that were handed out again before they had rested.
+    pub reused_early: u64,
+    /// The link to the cluster.
+    pub link: LinkStatus,
+    /// Attached containers.
+    pub containers: Vec<ContainerStatus>,
+    /// The data plane; absent when it does not answer.
+    pub dataplane: Option<DataplaneStatus>,
+}
+
+/// One attached container.
+#[derive(Clone, Debug, Serialize)]
+pub struct ContainerStatus {
+    /// The job.
+    pub job: String,
+    /// Number of the instance.
+    pub instance: u32,
+    /// Namespace IPs.
+    pub addresses: String,
+    /// Host end of the veth pair.
+    pub interface: String,
+    /// Process.
+    pub pid: i32,
+    /// Published ports, as `host:container/transport`.
+    pub ports: Vec<String>,
+}
+
+/// Counters of the data plane.
+#[derive(Clone, Debug, Serialize)]
+pub struct DataplaneStatus {
+    /// How memory was had.
+    pub memory: String,
+    /// Worker lcores.
+    pub workers: usize,
+    /// Live flows and room for them.
+    pub flows: u64,
+    /// Flows that the table holds.
+    pub flow_capacity: u64,
+    /// Packets waiting for a route.
+    pub waiting: u64,
+    /// Jobs with a route.
+    pub jobs: usize,
+    /// Received packets by port role.
+    pub received: HashMap<&'static str, u64>,
+    /// Sent packets by port role.
+    pub sent: HashMap<&'static str, u64>,
+    /// Dropped packets by reason.
+    pub drops: HashMap<&'static str, u64>,
+    /// Other events.
+    pub events: HashMap<&'static str, u64>,
+}
+
+impl From<Stats> for DataplaneStatus {
+    fn from(stats: Stats) -> Self {
+        let map = |counts: Vec<crate::forwarding::Count>| {
+            counts
+                .into_iter()
+                .map(|count| (count.name, count.packets))
+                .collect()
+        };
+        Self {
+            memory: stats.memory,
+            workers: stats.workers,
+            flows: stats.flows,
+            flow_capacity: stats.flow_capacity,
+            waiting: stats.waiting,
+            jobs: stats.jobs,
+            received: map(stats.received),
+            sent: map(stats.sent),
+            drops: map(stats.drops),
+            events: map(stats.events),
+        }
+    }
+}
+
+impl Node {
+    /// Starts the node: reads its state, takes over what still stands, and serves the data plane's questions.
+    ///
+    /// # Errors
+    /// The kernel or the state file cannot be used.
+    pub async fn start(
+        options: Options,
+        forwarding: Arc<dyn Forwarding>,
+        events: mpsc::Receiver<Event>,
+    ) -> Result<Arc<Self>, StartError> {
+        let netlink = Arc::new(Netlink::open().map_err(StartError::Netlink)?);
+        let file = StateFile::open(&options.state_dir, &options.instance)?;
+        let mut state = file.load()?;
+        let boot = boot_id();
+        let earlier: Vec<Container> = if state.boot_id == boot {
+            Vec::new()
+        } else {
+            state.sysctls.clear();
+            state.ledger.forget_containers();
+            std::mem::take(&mut state.containers)
+        };
+        state.boot_id = boot;
+        let node = Arc::new(Self {
+            firewall: Arc::new(Firewall::new(&options.instance, &options.tun.host_interface)),
+            sequence: Arc::new(Sequence::starting_after(state.seq)),
+            options,
+            forwarding,
+            netlink,
+            file,
+            saving: tokio::sync::Mutex::new(()),
+            inner: Mutex::new(Inner {
+                state,
+                confirmed: false,
+                up: false,
+                endpoint: None,
+                reserved: Vec::new(),
+            }),
+            link: Mutex::new(None),
+            registering: tokio::sync::Mutex::new(()),
+            growing: tokio::sync::Mutex::new(()),
+            configuring: tokio::sync::Mutex::new(()),
+            turns: Mutex::new(HashMap::new()),
+            address_changed: tokio::sync::Notify::new(),
+            failed: tokio::sync::Notify::new(),
+            started: Instant::now(),
+            fault: Arc::new(Fault::default()),
+            tasks: Mutex::new(Vec::new()),
+        });
+        let gone = node.take_over(earlier).await;
+        node.watch(events);
+        node.resume(gone);
+        Ok(node)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn link(&self) -> Option<Arc<ClusterLink>> {
+        self.link
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn tell_link(&self, command: Command) {
+        if let Some(link) = self.link() {
+            link.tell(command);
+        }
+    }
+
+    fn keep_task(&self, task: tokio::task::JoinHandle<()>) {
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(task);
+    }
+
+    fn turn(&self, key: &Key) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(key.clone()).or_default())
+    }
+
+    /// Runs a command of the data plane where it may block.
+    async fn forward<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(&dyn Forwarding) -> Result<T, crate::forwarding::CommandError> + Send + 'static,
+    ) -> Result<T, crate::forwarding::CommandError> {
+        let forwarding = Arc::clone(&self.forwarding);
+        tokio::task::spawn_blocking(move || command(forwarding.as_ref()))
+            .await
+            .unwrap_or(Err(crate::forwarding::CommandError::Stopped))
+    }
+
+    async fn save(&self) -> Result<(), StateError> {
+        let _turn = self.saving.lock().await;
+        let state = {
+            let mut inner = self.inner();
+            inner.state.seq = self.sequence.latest();
+            inner.state.clone()
+        };
+        let file = self.file.clone();
+        tokio::task::spawn_blocking(move || file.save(&state))
+            .await
+            .unwrap_or(Ok(()))
+    }
+
+    async fn save_or_log(&self) {
+        if let Err(error) = self.save().await {
+            tracing::error!(%error, "the state could not be kept; a restart would forget the latest change");
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        let inner = self.inner();
+        let subnets = inner.state.ledger.subnets();
+        Rules {
+            subnets_v4: subnets.iter().filter_map(|held| held.v4).collect(),
+            subnets_v6: subnets.iter().filter_map(|held| held.v6).collect(),
+            published: inner
+                .state
+                .containers
+                .iter()
+                .flat_map(|container| {
+                    container
+                        .ports
+                        .iter()
+                        .map(|port| (*port, container.v4, container.v6))
+                })
+                .collect(),
+        }
+    }
+
+    /// Makes the host interface, the rules and the data plane match the ledger.
+    async fn apply_subnets(&self) -> Result<(), String> {
+        let _turn = self.configuring.lock().await;
+        let subnets = self.inner().state.ledger.for_forwarding();
+        let told = subnets.clone();
+        self.forward(move |forwarding| forwarding.set_subnets(told))
+            .await
+            .map_err(|error| error.to_string())?;
+        let uplink = host::default_interface(&self.netlink).await.ok().flatten();
+        let changed = host::apply_settings(&self.options.tun.host_interface, uplink.as_deref());
+        self.inner().state.sysctls.extend(changed);
+        let interface = self.forwarding.host_interface_index();
+        host::configure(&self.netlink, interface, self.options.tun.mtu, &subnets)
+            .await
+            .map_err(|error| format!("host interface {}: {error}", self.options.tun.host_interface))?;
+        self.firewall
+            .set_rules(&self.rules())
+            .await
+            .map_err(|error| error.to_string())?;
+        if let Some(first) = subnets.first() {
+            self.tell_link(Command::Gateway(first.gateway));
+        }
+        Ok(())
+    }
+
+    /// Takes over what an earlier run left standing. Answers the containers that are gone.
+    async fn take_over(self: &Arc<Self>, mut gone: Vec<Container>) -> Vec<Container> {
+        let has_subnets = !self.inner().state.ledger.subnets().is_empty();
+        if has_subnets && let Err(error) = self.apply_subnets().await {
+            tracing::error!(%error, "the subnetworks of the last run could not be set up again");
+        }
+        let containers = self.inner().state.containers.clone();
+        let links = self.netlink.links().await.unwrap_or_default();
+        for container in containers {
+            let link_stands = links
+                .iter()
+                .any(|link| link.index == container.ifindex && link.name == container.interface);
+            let alive = link_stands && still_lives(&container);
+            let outcome = if alive { self.attach_again(&container).await } else { Err("it ended meanwhile".to_owned()) };
+            match outcome {
+                Ok(()) => tracing::info!(job = container.job, instance = container.number, "container taken over"),
+                Err(reason) => {
+                    tracing::warn!(job = container.job, instance = container.number, %reason, "container of the last run is gone");
+                    self.release(&container).await;
+                    gone.push(container);
+                }
+            }
+        }
+        self.sweep().await;
+        self.save_or_log().await;
+        gone
+    }
+
+    async fn attach_again(&self, container: &Container) -> Result<(), String> {
+        self.firewall
+            .shield(&container.interface)
+            .await
+            .map_err(|error| error.to_string())?;
+        let attachment = attachment(container);
+        self.forward(move |forwarding| forwarding.attach(attachment))
+            .await
+            .map_err(|error| error.to_string())?;
+        self.inner().state.ledger.claim(container.reserved());
+        Ok(())
+    }
+
+    /// Removes host ends that an interrupted deploy left behind.
+    async fn sweep(&self) {
+        let prefix = instance::interface_prefix(&self.options.instance);
+        let known: Vec<String> = self
+            .inner()
+            .state
+            .containers
+            .iter()
+            .map(|container| container.interface.clone())
+            .collect();
+        for link in self.netlink.links().await.unwrap_or_default() {
+            if link.name.starts_with(&prefix) && !known.contains(&link.name) {
+                tracing::info!(interface = link.name, "removing what an interrupted deploy left behind");
+                if let Err(error) = self.netlink.delete_link(link.index).await {
+                    tracing::warn!(%error, "it could not be removed");
+                }
+            }
+        }
+    }
+
+    /// What people want to know.
+    pub async fn status(&self) -> Status {
+        let link = self.link().map(|link| link.status()).unwrap_or_default();
+        let dataplane = self.forward(|forwarding| forwarding.stats()).await.ok();
+        let inner = self.inner();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            instance: self.options.instance.clone(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            client_id: inner
+                .state
+                .identity
+                .as_ref()
+                .map(|identity| identity.client_id.clone()),
+            up: inner.up,
+            public_address: inner.endpoint,
+            public_port: self.options.net.public_port,
+            subnetworks: inner
+                .state
+                .ledger
+                .subnets()
+                .iter()
+                .map(|held| {
+                    let v4 = held.v4.map(|net| format!("{net}/26"));
+                    let v6 = held.v6.map(|net| format!("{net}/120"));
+                    [v4, v6].into_iter().flatten().collect::<Vec<_>>().join(" ")
+                })
+                .collect(),
+            reused_early: inner.state.ledger.reused_early,
+            link,
+            containers: inner
+                .state
+                .containers
+                .iter()
+                .map(|container| ContainerStatus {
+                    job: container.job.clone(),
+                    instance: container.number,
+                    addresses: host::show(container.namespace()),
+                    interface: container.interface.clone(),
+                    pid: container.pid,
+                    ports: container
+                        .ports
+                        .iter()
+                        .map(|port| format!("{}:{}/{}", port.host, port.container, if port.udp { "udp" } else { "tcp" }))
+                        .collect(),
+                })
+                .collect(),
+            dataplane: dataplane.map(Into::into),
+        }
+    }
+
+    /// The data plane, for what only it knows.
+    #[must_use]
+    pub fn forwarding(&self) -> Arc<dyn Forwarding> {
+        Arc::clone(&self.forwarding)
+    }
+
+    /// Ends when the data plane can no longer be trusted and the process should start anew.
+    pub async fn failed(&self) {
+        self.failed.notified().await;
+    }
+}
+
+/// Whether a container's process still has the namespace that was attached.
+fn still_lives(container: &Container) -> bool {
+    match &container.made_namespace {
+        Some(name) => Namespace::named(name).is_ok_and(|namespace| namespace.inode() == container.netns),
+        None => inode_of_process(container.pid) == Some(container.netns),
+    }
+}
+
+fn attachment(container: &Container) -> Attachment {
+    Attachment {
+        ifindex: container.ifindex,
+        interface: container.interface.clone(),
+        mac: container.mac,
+        namespace: container.namespace(),
+        job: container.job.clone(),
+        number: container.number,
+    }
+}
+
+/// How long a caller of `/register` and of a deploy that needs a further subnetwork waits: its own limit is 10 s.
+const PATIENCE: Duration = Duration::from_millis(8_500);
