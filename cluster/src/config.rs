@@ -11,10 +11,10 @@ use clap::Parser;
 #[command(name = "cluster-service-manager", version)]
 pub struct Config {
     /// Port of the HTTP interface, on all IPv4 and IPv6 addresses.
-    #[arg(long, env = "MY_PORT", default_value_t = 10110)]
+    #[arg(long, env = "MY_PORT", default_value = "10110", value_parser = or_default::<u16>("10110"))]
     pub my_port: u16,
     /// Name of the cluster: names it to the root and its keys in Redis.
-    #[arg(long, env = "CLUSTER_NAME", default_value = "cluster")]
+    #[arg(long, env = "CLUSTER_NAME", default_value = "cluster", value_parser = or_default::<String>("cluster"))]
     pub cluster_name: String,
     /// Id of the cluster at the root, where it is known; the name otherwise.
     #[arg(long, env = "CLUSTER_ID")]
@@ -23,10 +23,10 @@ pub struct Config {
     #[arg(long, env = "CLUSTER_ADDRESS")]
     pub cluster_address: Option<String>,
     /// MQTT broker's host.
-    #[arg(long, env = "MQTT_BROKER_URL", default_value = "127.0.0.1")]
+    #[arg(long, env = "MQTT_BROKER_URL", default_value = "127.0.0.1", value_parser = or_default::<String>("127.0.0.1"))]
     pub mqtt_broker_url: String,
     /// MQTT broker's port.
-    #[arg(long, env = "MQTT_BROKER_PORT", default_value_t = 10003)]
+    #[arg(long, env = "MQTT_BROKER_PORT", default_value = "10003", value_parser = or_default::<u16>("10003"))]
     pub mqtt_broker_port: u16,
     /// Folder with ca.crt, cluster_net.crt and cluster_net.key; with it, MQTT is TLS only.
     #[arg(long, env = "MQTT_CERT")]
@@ -35,10 +35,10 @@ pub struct Config {
     #[arg(long, env = "CLUSTER_SERVICE_KEYFILE_PASSWORD", hide_env_values = true)]
     pub cluster_service_keyfile_password: Option<String>,
     /// Root service manager's host.
-    #[arg(long, env = "ROOT_SERVICE_MANAGER_URL", default_value = "127.0.0.1")]
+    #[arg(long, env = "ROOT_SERVICE_MANAGER_URL", default_value = "127.0.0.1", value_parser = or_default::<String>("127.0.0.1"))]
     pub root_service_manager_url: String,
     /// Root service manager's port.
-    #[arg(long, env = "ROOT_SERVICE_MANAGER_PORT", default_value_t = 10099)]
+    #[arg(long, env = "ROOT_SERVICE_MANAGER_PORT", default_value = "10099", value_parser = or_default::<u16>("10099"))]
     pub root_service_manager_port: u16,
     /// System manager's host (accepted for upstream's compose files; not contacted).
     #[arg(long, env = "SYSTEM_MANAGER_URL")]
@@ -51,6 +51,7 @@ pub struct Config {
         long,
         env = "REDIS_URL",
         default_value = "redis://127.0.0.1:6379",
+        value_parser = or_default::<String>("redis://127.0.0.1:6379"),
         hide_env_values = true
     )]
     pub redis_url: String,
@@ -58,24 +59,42 @@ pub struct Config {
     #[arg(long, env = "ROOT_REDIS_URL", hide_env_values = true)]
     pub root_redis_url: Option<String>,
     /// Seconds between two questions for the root's changes.
-    #[arg(long, env = "CHANGES_POLL_SECONDS", default_value = "3", value_parser = seconds)]
+    #[arg(long, env = "CHANGES_POLL_SECONDS", default_value = "3", value_parser = seconds("3"))]
     pub changes_poll: Duration,
     /// Seconds that a given-back subnetwork rests, where the root does not take it back.
-    #[arg(long, env = "ADDRESS_REST_SECONDS", default_value = "60", value_parser = seconds)]
+    #[arg(long, env = "ADDRESS_REST_SECONDS", default_value = "60", value_parser = seconds("60"))]
     pub address_rest: Duration,
     /// Seconds without a sign of life after which a node without `net/status` has vanished.
-    #[arg(long, env = "NODE_SILENCE_SECONDS", default_value = "60", value_parser = seconds)]
+    #[arg(long, env = "NODE_SILENCE_SECONDS", default_value = "60", value_parser = seconds("60"))]
     pub node_silence: Duration,
     /// Seconds that a node may be offline before its instances are withdrawn.
-    #[arg(long, env = "NODE_GRACE_SECONDS", default_value = "20", value_parser = seconds)]
+    #[arg(long, env = "NODE_GRACE_SECONDS", default_value = "20", value_parser = seconds("20"))]
     pub node_grace: Duration,
+    /// Seconds after which a withdrawn node's subnetworks are given back.
+    #[arg(long, env = "NODE_FORGET_SECONDS", default_value = "86400", value_parser = seconds("86400"))]
+    pub node_forget: Duration,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    text.parse::<f64>()
-        .ok()
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or_else(|| format!("`{text}` is not a number of seconds"))
+/// Compose files pass what is not set as empty text: then the default counts.
+fn or_default<T>(default: &'static str) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    move |text| {
+        let text = text.trim();
+        let text = if text.is_empty() { default } else { text };
+        text.parse().map_err(|error: T::Err| error.to_string())
+    }
+}
+
+fn seconds(default: &'static str) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    let number = or_default::<f64>(default);
+    move |text| {
+        number(text)
+            .ok()
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .ok_or_else(|| format!("`{text}` is not a number of seconds"))
+    }
 }
 
 impl Config {
@@ -145,6 +164,29 @@ mod tests {
         assert_eq!(caller.cluster_name.as_deref(), Some("c1"));
         assert_eq!(caller.cluster_id, None);
         assert_eq!(config.id(), "c1");
+    }
+
+    #[test]
+    fn an_empty_setting_is_none() {
+        let config = read(&[
+            "--my-port",
+            "",
+            "--mqtt-broker-port",
+            "",
+            "--redis-url",
+            " ",
+            "--cluster-name",
+            "",
+            "--node-grace",
+            "",
+            "--cluster-address",
+            "",
+        ]);
+        assert_eq!((config.my_port, config.mqtt_broker_port), (10110, 10003));
+        assert_eq!(config.redis_url, "redis://127.0.0.1:6379");
+        assert_eq!(config.node_grace, Duration::from_secs(20));
+        assert_eq!(config.caller().cluster_address, None);
+        assert_eq!(config.id(), "cluster");
     }
 
     #[test]

@@ -86,6 +86,24 @@ fn judge(lives: &Lives, heard: Duration, silence: Duration, grace: Duration) -> 
     Judgement { vanished, alarm }
 }
 
+/// Withdrawn nodes that have been away for longer than `limit`, with their status.
+fn long_gone(lives: &Lives, limit: Duration) -> Vec<(String, String)> {
+    let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    lives
+        .departed
+        .iter()
+        .filter_map(|node| {
+            let status = lives.status.get(node).cloned().unwrap_or_default();
+            let since = match status.split_once(' ') {
+                Some((_, since)) => since,
+                None => lives.seen.get(node)?.as_str(),
+            };
+            let away = lives.now.saturating_sub(since.parse().ok()?);
+            (away >= limit).then(|| (node.clone(), status))
+        })
+        .collect()
+}
+
 /// Watches over the nodes, for ever.
 pub async fn run(cluster: Arc<Cluster>, session: Arc<Session>) {
     let mut alarmed = false;
@@ -126,6 +144,13 @@ pub async fn run(cluster: Arc<Cluster>, session: Arc<Session>) {
                 );
             } else {
                 tracing::info!("most nodes are back");
+            }
+        }
+        for (node, status) in long_gone(&lives, config.node_forget) {
+            match store.forget_node(&node, &status).await {
+                Ok(true) => tracing::warn!(node, "node forgotten; its subnetworks are given back"),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(node, %error, "node not forgotten yet"),
             }
         }
         for gone in judgement.vanished {
@@ -215,6 +240,18 @@ mod tests {
         let nodes = lives(&[], &[("a", "1"), ("b", "1"), ("c", "999999")]);
         let judgement = judge(&nodes, 100 * MINUTE, MINUTE, GRACE);
         assert!(judgement.alarm && judgement.vanished.is_empty());
+    }
+
+    #[test]
+    fn only_withdrawn_nodes_are_forgotten_and_only_after_long() {
+        let mut nodes = lives(&[("a", "0 1000"), ("b", "0 1000")], &[("c", "1000")]);
+        nodes.departed = vec!["a".into(), "c".into()];
+        let gone = long_gone(&nodes, MINUTE);
+        assert_eq!(
+            gone,
+            [("a".into(), "0 1000".into()), ("c".into(), String::new())]
+        );
+        assert!(long_gone(&nodes, 60 * MINUTE).is_empty());
     }
 
     #[test]

@@ -556,6 +556,15 @@ impl Store {
         Ok(u64::try_from(count).ok())
     }
 
+    /// Forgets a withdrawn node that stays away, and gives back what it owned.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn forget_node(&self, node: &str, judged_status: &str) -> Result<bool, StoreError> {
+        self.change(&scripts::FORGET_NODE, &[node, judged_status])
+            .await
+    }
+
     /// A subnetwork for a node, if one can be had without the root.
     ///
     /// # Errors

@@ -1,4 +1,10 @@
 //! The contract's section 3, row by row, against the real binary, Redis and broker.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test each is an assertion"
+)]
 
 mod support;
 

@@ -1,4 +1,10 @@
 //! What must hold when something else fails: pitfalls 37 to 43 and 57 to 60, named after what holds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test each is an assertion"
+)]
 
 mod support;
 
@@ -361,28 +367,31 @@ async fn many_nodes_that_restart_together_are_all_answered() {
             node.send("net/tablequery/request", &query).await;
         }
     }
-    for node in &nodes {
-        // What the broker dropped is asked again, as the contract has it.
-        let mut missing: Vec<String> = (0..JOBS).map(|n| format!("a.b.s{n}.d")).collect();
-        let mut asked = Instant::now();
-        eventually("every question is answered", async || {
+    // What the broker dropped is asked again, as the contract has it.
+    let all = || (0..JOBS).map(|number| format!("a.b.s{number}.d"));
+    let mut missing: Vec<Vec<String>> = nodes.iter().map(|_| all().collect()).collect();
+    let mut asked = Instant::now();
+    eventually("every question is answered", async || {
+        for (node, missing) in nodes.iter().zip(&mut missing) {
             let answers = node.received("net/tablequery/result");
             missing.retain(|name| {
                 !answers
                     .iter()
                     .any(|answer| answer["query_key"] == name.as_str())
             });
-            if !missing.is_empty() && asked.elapsed() > Duration::from_secs(2) {
-                asked = Instant::now();
-                for name in &missing {
+        }
+        if asked.elapsed() > Duration::from_secs(1) {
+            asked = Instant::now();
+            for (node, missing) in nodes.iter().zip(&missing) {
+                for name in missing {
                     let query = json!({"sname": name, "sip": ""});
                     node.send("net/tablequery/request", &query).await;
                 }
             }
-            missing.is_empty().then_some(())
-        })
-        .await;
-    }
+        }
+        missing.iter().all(Vec::is_empty).then_some(())
+    })
+    .await;
     assert!(bench.root.calls("GET", "/api/net/service/").len() < 2 * JOBS);
 }
 
@@ -416,6 +425,27 @@ async fn a_node_whose_will_is_published_is_withdrawn_and_comes_back() {
     node.status(true).await;
     node.deployed(APP, 0, 2).await;
     watcher.sees("back", APP, |answer| count(answer) == 1).await;
+}
+
+#[tokio::test]
+async fn a_node_that_stays_away_gives_its_subnetwork_back() {
+    let mut bench = Bench::prepare().await;
+    bench.set("NODE_FORGET_SECONDS", "2");
+    bench.manager();
+    bench.ready().await;
+    let others = (bench.node("n2").await, bench.node("n3").await);
+    others.0.status(true).await;
+    others.1.status(true).await;
+    let node = bench.node("n1").await;
+    node.status(true).await;
+    node.send("net/subnet", &json!({"METHOD": "GET"})).await;
+    node.receives("net/subnetwork/result").await;
+    drop(node);
+    bench
+        .root
+        .called("DELETE", "/api/net/subnet/10.18.0.0")
+        .await;
+    assert_eq!(bench.metric("nodes_withdrawn_total").await, 1);
 }
 
 #[tokio::test]

@@ -1,4 +1,10 @@
 //! MQTT over TLS with an encrypted key, as upstream sets it up.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test each is an assertion"
+)]
 
 mod support;
 

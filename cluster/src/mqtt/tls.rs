@@ -80,7 +80,7 @@ fn read(path: &Path) -> Result<String, TlsError> {
     })
 }
 
-fn not_pem(path: &Path, reason: impl ToString) -> TlsError {
+fn not_pem(path: &Path, reason: &dyn std::fmt::Display) -> TlsError {
     TlsError::Pem {
         path: path.to_owned(),
         reason: reason.to_string(),
@@ -91,9 +91,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = read(path)?;
     let found: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes())
         .collect::<Result<_, _>>()
-        .map_err(|error| not_pem(path, error))?;
+        .map_err(|error| not_pem(path, &error))?;
     if found.is_empty() {
-        return Err(not_pem(path, "it holds no certificate"));
+        return Err(not_pem(path, &"it holds no certificate"));
     }
     Ok(found)
 }
@@ -102,10 +102,10 @@ fn key(path: &Path, password: Option<&str>) -> Result<PrivateKeyDer<'static>, Tl
     let text = read(path)?;
     if !text.contains(&format!("-----BEGIN {ENCRYPTED}-----")) {
         return PrivateKeyDer::from_pem_slice(text.as_bytes())
-            .map_err(|error| not_pem(path, error));
+            .map_err(|error| not_pem(path, &error));
     }
     let password = password.ok_or_else(|| TlsError::PasswordMissing(path.to_owned()))?;
-    let (_, document) = SecretDocument::from_pem(&text).map_err(|error| not_pem(path, error))?;
+    let (_, document) = SecretDocument::from_pem(&text).map_err(|error| not_pem(path, &error))?;
     let wrong = |reason: pkcs8::Error| TlsError::Password {
         path: path.to_owned(),
         reason: reason.to_string(),
