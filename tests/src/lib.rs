@@ -11,6 +11,7 @@
 
 pub mod container;
 pub mod deadline;
+pub mod demo;
 pub mod http;
 pub mod measure;
 pub mod namespace;
@@ -21,3 +22,4 @@ pub mod run;
 pub mod services;
 pub mod signals;
 pub mod topology;
+pub mod watch;

@@ -155,10 +155,11 @@ impl Run {
     /// When something could not be removed.
     pub fn close(self) -> Result<()> {
         let mut live = live();
-        live.remove(&self.folder);
-        let result = destroy(&self.folder);
-        std::mem::forget(self);
-        result
+        if live.remove(&self.folder) {
+            destroy(&self.folder)
+        } else {
+            Ok(())
+        }
     }
 
     fn append(&self, list: &str, line: &str) -> Result<()> {
