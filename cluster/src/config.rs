@@ -1,6 +1,5 @@
 //! Settings: the environment of the contract's section 3, each with a flag of the same name.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
@@ -30,7 +29,7 @@ pub struct Config {
     pub mqtt_broker_port: u16,
     /// Folder with ca.crt, cluster_net.crt and cluster_net.key; with it, MQTT is TLS only.
     #[arg(long, env = "MQTT_CERT")]
-    pub mqtt_cert: Option<PathBuf>,
+    pub mqtt_cert: Option<String>,
     /// Password of cluster_net.key.
     #[arg(long, env = "CLUSTER_SERVICE_KEYFILE_PASSWORD", hide_env_values = true)]
     pub cluster_service_keyfile_password: Option<String>,
@@ -180,6 +179,10 @@ mod tests {
             "--node-grace",
             "",
             "--cluster-address",
+            "",
+            "--mqtt-cert",
+            "",
+            "--root-redis-url",
             "",
         ]);
         assert_eq!((config.my_port, config.mqtt_broker_port), (10110, 10003));

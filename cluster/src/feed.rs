@@ -31,9 +31,10 @@ pub async fn run(cluster: Arc<Cluster>, root_redis: Option<Link>) {
         None => every,
     };
     let mut cursor = 0;
+    let mut pause = every;
     loop {
         let catch_up = tokio::select! {
-            () = tokio::time::sleep(every) => true,
+            () = tokio::time::sleep(pause) => true,
             event = next(&mut subscription) => match hear(&cluster, event).await {
                 Ok(gap) => gap,
                 Err(error) => {
@@ -42,9 +43,16 @@ pub async fn run(cluster: Arc<Cluster>, root_redis: Option<Link>) {
                 }
             },
         };
-        if catch_up && let Err(error) = ask(&cluster, every, &mut cursor).await {
-            tracing::debug!(%error, "the root's changes are not known now");
+        if !catch_up {
+            continue;
         }
+        pause = match ask(&cluster, every, &mut cursor).await {
+            Ok(()) => every,
+            Err(error) => {
+                tracing::debug!(%error, "the root's changes are not known now");
+                cluster.config.changes_poll
+            }
+        };
     }
 }
 
@@ -75,10 +83,8 @@ async fn hear(cluster: &Cluster, event: Event) -> Result<bool, StoreError> {
                 return Ok(false);
             }
             let refresh = task::refresh(&change.job_name);
-            cluster
-                .store
-                .owe(&refresh, change.kind.as_str(), Duration::ZERO)
-                .await?;
+            // Announced when nodes would see a difference; the HTTP notification comes as well.
+            cluster.store.owe(&refresh, "", Duration::ZERO).await?;
             if change.prev > revision {
                 return Ok(true);
             }

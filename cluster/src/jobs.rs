@@ -52,16 +52,10 @@ pub async fn pull(
             reason: format!("it is about {}", job.job_name),
         }));
     }
-    let announcement = match announcement {
-        Some(kind) => Some(kind),
-        None => differs(store, &job, ticket)
-            .await?
-            .then_some(ChangeKind::Deployment),
-    };
-    let withdrawn = announcement == Some(ChangeKind::Undeployment);
-    let stored = store
-        .store_job(&job, ticket, announcement, withdrawn)
-        .await?;
+    let difference = difference(store, &job, ticket).await?;
+    let forget = announcement == Some(ChangeKind::Undeployment) || difference.fewer;
+    let announcement = announcement.or(difference.visible.then_some(ChangeKind::Deployment));
+    let stored = store.store_job(&job, ticket, announcement, forget).await?;
     tracing::debug!(job = %job.job_name, ticket, ?stored, revision = ?job.revision, "pulled");
     if stored == Stored::Forgotten {
         tracing::info!(job = %job.job_name, "forgotten: no node asks for it and nothing runs here");
@@ -69,15 +63,32 @@ pub async fn pull(
     Ok(Some(job.job_name))
 }
 
-async fn differs(store: &Store, job: &protocol::Job, ticket: u64) -> Result<bool, StoreError> {
+/// What a new copy changes.
+#[derive(Debug, Default, Clone, Copy)]
+struct Difference {
+    /// Nodes would see it.
+    visible: bool,
+    /// Instances went.
+    fewer: bool,
+}
+
+async fn difference(
+    store: &Store,
+    job: &protocol::Job,
+    ticket: u64,
+) -> Result<Difference, StoreError> {
     let Some(before) = store.held(&job.job_name).await? else {
-        return Ok(false);
+        return Ok(Difference::default());
     };
+    let fewer = job.instance_list.len() < before.job.instance_list.len();
     let after = Held {
         job: job.clone(),
         ticket,
         locals: before.locals.clone(),
         loads: before.loads.clone(),
     };
-    Ok(before.view() != after.view())
+    Ok(Difference {
+        visible: before.view() != after.view(),
+        fewer,
+    })
 }

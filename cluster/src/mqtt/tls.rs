@@ -54,8 +54,8 @@ pub enum TlsError {
 /// # Errors
 /// See [`TlsError`].
 pub fn transport(config: &Config) -> Result<Transport, TlsError> {
-    let folder = match &config.mqtt_cert {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
+    let folder = match config.mqtt_cert.as_deref().map(str::trim) {
+        Some(folder) if !folder.is_empty() => Path::new(folder),
         _ => return Ok(Transport::Tcp),
     };
     let mut roots = RootCertStore::empty();
@@ -63,7 +63,10 @@ pub fn transport(config: &Config) -> Result<Transport, TlsError> {
         roots.add(certificate)?;
     }
     let chain = certificates(&folder.join("cluster_net.crt"))?;
-    let password = config.cluster_service_keyfile_password.as_deref();
+    let password = config
+        .cluster_service_keyfile_password
+        .as_deref()
+        .filter(|password| !password.is_empty());
     let key = key(&folder.join("cluster_net.key"), password)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = ClientConfig::builder_with_provider(provider)
