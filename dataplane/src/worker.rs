@@ -109,8 +109,7 @@ impl Output for Ports<'_> {
         Mac(self.host.mac())
     }
 
-    fn hand_over(&mut self, mut packet: Mbuf, worker: u16, slot: u32) -> Result<(), Mbuf> {
-        packet.set_tag(u64::from(slot));
+    fn hand_over(&mut self, packet: Mbuf, worker: u16) -> Result<(), Mbuf> {
         let worker = usize::from(worker);
         let Some(burst) = self.handed.get_mut(worker) else {
             return Err(packet);
@@ -282,8 +281,7 @@ impl Worker {
             // Other workers.
             work += inbox.dequeue_burst(&mut handed_over);
             for mbuf in handed_over.drain() {
-                let slot = crate::tables::low32(mbuf.tag());
-                pipeline.from_ring(mbuf, slot);
+                pipeline.from_ring(mbuf);
             }
 
             pipeline.output.flush();
@@ -314,8 +312,7 @@ impl Worker {
             }
             tables.quiescence.wake(me);
             for mbuf in handed_over.drain() {
-                let slot = crate::tables::low32(mbuf.tag());
-                pipeline.from_ring(mbuf, slot);
+                pipeline.from_ring(mbuf);
             }
         }
         tables.quiescence.sleep(me);

@@ -67,7 +67,7 @@ impl Controller {
         u16::try_from(least).unwrap_or(0)
     }
 
-    pub(super) fn attach(&mut self, attachment: Attachment) -> Result<(), CommandError> {
+    pub(crate) fn attach(&mut self, attachment: Attachment) -> Result<(), CommandError> {
         if self.attached.contains_key(&attachment.ifindex) {
             return Err(CommandError::Attached(format!(
                 "interface {}",
@@ -135,7 +135,7 @@ impl Controller {
         Ok(())
     }
 
-    pub(super) fn detach(&mut self, ifindex: u32) -> Result<bool, CommandError> {
+    pub(crate) fn detach(&mut self, ifindex: u32) -> Result<bool, CommandError> {
         let Some(gone) = self.attached.remove(&ifindex) else {
             return Ok(false);
         };
@@ -210,7 +210,7 @@ impl Controller {
             })
     }
 
-    pub(super) fn set_subnets(&mut self, subnets: Vec<Subnet>) -> Result<(), CommandError> {
+    pub(crate) fn set_subnets(&mut self, subnets: Vec<Subnet>) -> Result<(), CommandError> {
         let gateway = subnets.first().map(|s| s.gateway).unwrap_or_default();
         let instance = self
             .host_slot
@@ -240,7 +240,7 @@ impl Controller {
         Ok(())
     }
 
-    pub(super) fn set_host_instance(&mut self, instance: Pair) -> Result<(), CommandError> {
+    pub(crate) fn set_host_instance(&mut self, instance: Pair) -> Result<(), CommandError> {
         match self.host_slot {
             Some(port) => self.publish_host(AccessSlot {
                 instance_v4: v4_bits(instance),

@@ -312,7 +312,7 @@ impl Controller {
     }
 
     /// Replaces what is known of a job.
-    pub(super) fn set_job(&mut self, routes: JobRoutes) -> Result<(), CommandError> {
+    pub(crate) fn set_job(&mut self, routes: JobRoutes) -> Result<(), CommandError> {
         let hash = job_hash(&routes.job);
         let mut job = self.jobs.remove(&routes.job).unwrap_or_else(|| Job {
             first_set: Instant::now(),
@@ -510,7 +510,7 @@ impl Controller {
         self.rest(Resting::Backend(reference.id));
     }
 
-    pub(super) fn forget_job(&mut self, name: &str) {
+    pub(crate) fn forget_job(&mut self, name: &str) {
         let Some(job) = self.jobs.remove(name) else {
             return;
         };

@@ -227,7 +227,7 @@ impl Controller {
     }
 
     /// Tells the workers that tables have changed, for the packets that wait.
-    fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         if std::mem::take(&mut self.dirty) {
             self.tables.bump_version();
             for worker in &self.workers {
@@ -246,7 +246,7 @@ impl Controller {
         self.allocator.retire(epoch, cell, cells);
     }
 
-    fn reclaim(&mut self) {
+    pub(crate) fn reclaim(&mut self) {
         let passed = self.tables.quiescence.passed();
         self.allocator.reclaim(passed);
         while let Some(&(epoch, what)) = self.resting.front() {

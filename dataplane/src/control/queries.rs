@@ -64,13 +64,14 @@ impl Queries {
 }
 
 impl Controller {
-    pub(super) fn unresolved(&mut self, address: Address) {
+    pub(crate) fn unresolved(&mut self, address: Address) {
         let now = Self::now();
         if let Some(query) = self.queries.open.get_mut(&address) {
             query.wanted = now;
             return;
         }
-        if self.queries.open.len() >= OPEN_LIMIT {
+        // It may have become known while the question was on its way.
+        if self.queries.open.len() >= OPEN_LIMIT || self.tables.is_known(address) {
             return;
         }
         let query = Query {
@@ -83,7 +84,7 @@ impl Controller {
     }
 
     /// The control plane says that nothing is there.
-    pub(super) fn unresolvable(&mut self, address: Address) -> Result<(), CommandError> {
+    pub(crate) fn unresolvable(&mut self, address: Address) -> Result<(), CommandError> {
         self.queries.open.remove(&address);
         match self.tables.route(address) {
             None | Some(Route::Unreachable) => {}

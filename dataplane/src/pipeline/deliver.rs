@@ -13,7 +13,9 @@ use super::fragments::Decision;
 use super::semantic::tuple;
 use super::{GATEWAY_MAC, Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
+use crate::plan::{Range, range};
 use crate::tables::region::Location;
+use crate::tables::routes::Route;
 use crate::tables::slots::AccessSlot;
 use crate::tunnel;
 
@@ -36,10 +38,7 @@ impl<O: Output> Pipeline<'_, O> {
             return self.drop(packet.mbuf, Counter::NotAttached);
         };
         if port.worker != self.settings.worker {
-            return match self.output.hand_over(packet.mbuf, port.worker, slot) {
-                Ok(()) => self.counters.count(Counter::HandedOver),
-                Err(mbuf) => self.drop(mbuf, Counter::RingFull),
-            };
+            return self.hand_over(packet, port.worker);
         }
         if packet.headers.fragment.is_later() {
             return self.follow_in(packet, slot);
@@ -89,11 +88,27 @@ impl<O: Output> Pipeline<'_, O> {
         }
     }
 
-    /// A packet that another worker handed over: for the container in `slot`, which this worker owns.
-    pub fn from_ring(&mut self, mbuf: Mbuf, slot: u32) {
+    /// Passes a packet on to the worker whose flows it concerns.
+    pub(super) fn hand_over(&mut self, packet: Packet, worker: u16) {
+        match self.output.hand_over(packet.mbuf, worker) {
+            Ok(()) => self.counters.count(Counter::HandedOver),
+            Err(mbuf) => self.drop(mbuf, Counter::RingFull),
+        }
+    }
+
+    /// A packet that another worker handed over. Whose it is is looked up again: while it lay in the ring, the slot of
+    /// then may have gone to another container.
+    pub fn from_ring(&mut self, mbuf: Mbuf) {
         // Where it came from no longer matters: what may answer it was decided by the other worker.
-        if let Some(packet) = self.parse(mbuf, Origin::Host) {
-            self.deliver(packet, slot);
+        let Some(packet) = self.parse(mbuf, Origin::Host) else {
+            return;
+        };
+        let destination = packet.headers.destination;
+        match self.tables.route(destination) {
+            Some(Route::Local(slot)) => self.deliver(packet, slot),
+            // What the node's own processes send to Service IPs.
+            _ if range(destination) == Range::Semantic => self.onward(packet),
+            _ => self.drop(packet.mbuf, Counter::NotAttached),
         }
     }
 
@@ -127,6 +142,29 @@ impl<O: Output> Pipeline<'_, O> {
         }
     }
 
+    /// Ends a packet that fits no datagram to where it goes, and tells its sender. This comes before the packet is
+    /// translated: the error must quote what the sender sent.
+    #[inline]
+    pub(super) fn fit(&mut self, packet: Packet, location: Location) -> Option<Packet> {
+        let Location::Host(_) = location else {
+            return Some(packet);
+        };
+        let mtu = usize::from(self.settings.mtu);
+        let longest = match packet.mbuf.offload().segment {
+            Segment::None => packet.headers.total_len,
+            // A stream can be cut anywhere, datagrams have borders that a cut may not move.
+            Segment::Tcp { .. } => 0,
+            Segment::Udp { size } => usize::from(packet.headers.header_len) + usize::from(size),
+        };
+        if longest <= mtu {
+            return Some(packet);
+        }
+        let mtu = u32::from(self.settings.mtu);
+        self.report(&packet, Failure::TooBig { mtu });
+        self.drop(packet.mbuf, Counter::TooBig);
+        None
+    }
+
     /// Sends the packet to another node: checksums finished, cut where it stands for several, one datagram each.
     #[inline]
     pub(super) fn encapsulate(&mut self, mut packet: Packet, host: u32) {
@@ -157,12 +195,6 @@ impl<O: Output> Pipeline<'_, O> {
             return self.encapsulate_pieces(packet, to, tos, size);
         }
         if packet.headers.total_len > usize::from(mtu) {
-            self.report(
-                &packet,
-                Failure::TooBig {
-                    mtu: u32::from(mtu),
-                },
-            );
             return self.drop(packet.mbuf, Counter::TooBig);
         }
         if offload.checksum != L4Checksum::Complete {
@@ -177,16 +209,6 @@ impl<O: Output> Pipeline<'_, O> {
 
     fn encapsulate_pieces(&mut self, packet: Packet, to: (net::Address, u16), tos: u8, size: u16) {
         let room = self.settings.mtu.saturating_sub(packet.headers.header_len);
-        if size > room && matches!(packet.mbuf.offload().segment, Segment::Udp { .. }) {
-            // Datagrams have borders that a cut may not move.
-            self.report(
-                &packet,
-                Failure::TooBig {
-                    mtu: u32::from(self.settings.mtu),
-                },
-            );
-            return self.drop(packet.mbuf, Counter::TooBig);
-        }
         let output = &mut self.output;
         let cut = tunnel::cut(
             &packet.mbuf,

@@ -171,7 +171,7 @@ impl<O: Output> Pipeline<'_, O> {
         else {
             return self.hold(packet, None);
         };
-        let Some(mut packet) = self.hop(packet) else {
+        let Some(mut packet) = self.fit(packet, location).and_then(|p| self.hop(p)) else {
             return;
         };
         let (from, to) = (packet.headers.source, packet.headers.destination);

@@ -50,6 +50,10 @@ impl<O: Output> Pipeline<'_, O> {
                 if packet.headers.source != port.namespace(v4) {
                     return self.drop(packet.mbuf, Counter::SpoofedSource);
                 }
+                // The TAP spreads the host's flows over all workers by a hash of its own; their answers come to one.
+                if port.worker != self.settings.worker {
+                    return self.hand_over(packet, port.worker);
+                }
                 if port.instance(v4).is_unspecified() {
                     return self.refuse(packet, Counter::HostWithoutInstance);
                 }

@@ -62,9 +62,8 @@ pub trait Output {
     fn host(&mut self, frame: Mbuf);
     /// The MAC address of the host TAP.
     fn host_mac(&self) -> Mac;
-    /// A packet for a container that another worker owns, with the container's slot. Gives it back when that
-    /// worker's ring is full.
-    fn hand_over(&mut self, packet: Mbuf, worker: u16, slot: u32) -> Result<(), Mbuf>;
+    /// A packet whose flows another worker owns. Gives it back when that worker's ring is full.
+    fn hand_over(&mut self, packet: Mbuf, worker: u16) -> Result<(), Mbuf>;
     /// Asks for a table query.
     fn unresolved(&mut self, address: Address);
 }

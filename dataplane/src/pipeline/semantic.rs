@@ -139,7 +139,7 @@ impl<O: Output> Pipeline<'_, O> {
         if to.is_unspecified() {
             return self.unreachable(packet, Counter::NoBackend);
         }
-        let Some(mut packet) = self.hop(packet) else {
+        let Some(mut packet) = self.fit(packet, backend.location).and_then(|p| self.hop(p)) else {
             return;
         };
         let Some(change) =
@@ -196,7 +196,9 @@ impl<O: Output> Pipeline<'_, O> {
             Some(Route::Namespace(id)) => match self.tables.region.backend_at(id) {
                 Some((_, backend)) => {
                     self.tables.mark_used(id, self.now);
-                    self.forward(packet, backend.location);
+                    if let Some(packet) = self.fit(packet, backend.location) {
+                        self.forward(packet, backend.location);
+                    }
                 }
                 None => self.unreachable(packet, Counter::NoBackend),
             },

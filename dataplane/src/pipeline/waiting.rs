@@ -9,7 +9,6 @@ use net::answer::Failure;
 
 use super::{Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
-use crate::plan::{Range, range};
 
 /// Packets that wait at one worker.
 const LIMIT: usize = 512;
@@ -90,7 +89,7 @@ impl<O: Output> Pipeline<'_, O> {
                 let Some(waiter) = self.waiting.queue.pop_front() else {
                     break;
                 };
-                if self.is_known(waiter.address) {
+                if self.tables.is_known(waiter.address) {
                     self.resume(waiter);
                 } else {
                     self.waiting.queue.push_back(waiter);
@@ -110,20 +109,6 @@ impl<O: Output> Pipeline<'_, O> {
                 self.report(&packet, Failure::HostUnreachable);
                 self.drop(packet.mbuf, Counter::WaitingExpired);
             }
-        }
-    }
-
-    // A namespace IP of our own waits for its Instance IP, everything else for a route.
-    fn is_known(&self, address: Address) -> bool {
-        use crate::tables::routes::Route;
-        match self.tables.route(address) {
-            None => false,
-            Some(Route::Local(slot)) if range(address) == Range::Namespace => self
-                .tables
-                .slots
-                .get(slot)
-                .is_some_and(|port| !port.instance(address.is_v4()).is_unspecified()),
-            Some(_) => true,
         }
     }
 

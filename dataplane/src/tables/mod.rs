@@ -85,6 +85,20 @@ impl Tables {
         self.routes.get(&self.arena, address).map(Route::from_word)
     }
 
+    /// Whether a packet that waits for this address can go on: a container's own namespace IP waits for its Instance
+    /// IP, everything else for a route.
+    #[must_use]
+    pub fn is_known(&self, address: Address) -> bool {
+        match self.route(address) {
+            None => false,
+            Some(Route::Local(slot)) => self
+                .slots
+                .get(slot)
+                .is_some_and(|port| !port.instance(address.is_v4()).is_unspecified()),
+            Some(_) => true,
+        }
+    }
+
     /// The access slot of an interface.
     #[inline(always)]
     #[must_use]

@@ -84,7 +84,7 @@ impl Output for Sink {
     fn host_mac(&self) -> Mac {
         Mac([0; 6])
     }
-    fn hand_over(&mut self, packet: Mbuf, _: u16, _: u32) -> Result<(), Mbuf> {
+    fn hand_over(&mut self, packet: Mbuf, _: u16) -> Result<(), Mbuf> {
         Err(packet)
     }
     fn unresolved(&mut self, _: Address) {}
