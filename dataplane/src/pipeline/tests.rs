@@ -1,1 +1,15 @@
+//! Whole packets through the real pipeline: one fixture is a packet in, and what comes out or is counted.
+//!
+//! The tables are filled by the real controller, the ports are a recorder, and after every step the books must
+//! balance. Packets are made and judged by another implementation (`net`'s tests own that).
 
+mod containers;
+mod hostile;
+mod large;
+mod lifetime;
+mod messages;
+#[path = "../../net/tests/packets/mod.rs"]
+mod packets;
+mod stage;
+mod tunnelled;
+mod workers;
