@@ -45,14 +45,28 @@ impl Held {
     }
 
     fn offset(&self, address: Pair) -> Option<u8> {
-        let v4 = || u32::from(address.v4?).checked_sub(u32::from(self.v4?)).map(u128::from);
+        let v4 = || {
+            u32::from(address.v4?)
+                .checked_sub(u32::from(self.v4?))
+                .map(u128::from)
+        };
         let v6 = || u128::from(address.v6?).checked_sub(u128::from(self.v6?));
-        let offset = if self.v4.is_some() && address.v4.is_some() { v4() } else { v6() }?;
-        (offset <= u128::from(self.last())).then(|| u8::try_from(offset).ok()).flatten()
+        let offset = if self.v4.is_some() && address.v4.is_some() {
+            v4()
+        } else {
+            v6()
+        }?;
+        (offset <= u128::from(self.last()))
+            .then(|| u8::try_from(offset).ok())
+            .flatten()
     }
 
     fn last(&self) -> u8 {
-        let containers = if self.v4.is_some() { SUBNET_V4_CONTAINERS } else { SUBNET_V6_CONTAINERS };
+        let containers = if self.v4.is_some() {
+            SUBNET_V4_CONTAINERS
+        } else {
+            SUBNET_V6_CONTAINERS
+        };
         u8::try_from(containers + 1).unwrap_or(u8::MAX)
     }
 
@@ -164,7 +178,8 @@ impl Ledger {
     /// Hands out an address that is free and has rested; `now` in seconds of Unix time.
     pub fn take(&mut self, owner: &str, now: u64) -> Option<Pair> {
         for held in self.subnets.iter_mut().filter(|held| held.owner == owner) {
-            let free = (FIRST..=held.last()).find(|offset| !held.used.contains(offset) && !held.rests(*offset, now));
+            let free = (FIRST..=held.last())
+                .find(|offset| !held.used.contains(offset) && !held.rests(*offset, now));
             if let Some(offset) = free {
                 held.resting.remove(&offset);
                 held.used.insert(offset);
@@ -181,7 +196,11 @@ impl Ledger {
             .iter()
             .enumerate()
             .filter(|(_, held)| held.owner == owner)
-            .flat_map(|(index, held)| held.resting.iter().map(move |(offset, freed)| (*freed, index, *offset)))
+            .flat_map(|(index, held)| {
+                held.resting
+                    .iter()
+                    .map(move |(offset, freed)| (*freed, index, *offset))
+            })
             .min()
             .map(|(_, index, offset)| (index, offset))?;
         let held = self.subnets.get_mut(index)?;
@@ -242,7 +261,11 @@ impl Ledger {
     /// Whether one more subnetwork may be asked for: a node holds at most one more than its containers need.
     #[must_use]
     pub fn may_grow(&self, owner: &str) -> bool {
-        let count = self.subnets.iter().filter(|held| held.owner == owner).count();
+        let count = self
+            .subnets
+            .iter()
+            .filter(|held| held.owner == owner)
+            .count();
         count < self.needed(owner, 1) + 1
     }
 
@@ -250,7 +273,11 @@ impl Ledger {
     /// one more than needed. The first stays.
     pub fn give_back(&mut self, owner: &str, now: u64) -> Vec<Held> {
         let keep = self.needed(owner, 0) + 1;
-        let mut own = self.subnets.iter().filter(|held| held.owner == owner).count();
+        let mut own = self
+            .subnets
+            .iter()
+            .filter(|held| held.owner == owner)
+            .count();
         let mut given = Vec::new();
         let mut index = self.subnets.len();
         while index > 0 {
@@ -299,7 +326,10 @@ mod tests {
         assert_eq!(taken[0].v6.unwrap().to_string(), "fc00::2");
         assert_eq!(taken[60].v4.unwrap().to_string(), "10.18.0.62");
         assert_eq!(taken[60].v6.unwrap().to_string(), "fc00::3e");
-        assert_eq!(taken.iter().collect::<std::collections::HashSet<_>>().len(), 61);
+        assert_eq!(
+            taken.iter().collect::<std::collections::HashSet<_>>().len(),
+            61
+        );
     }
 
     #[test]

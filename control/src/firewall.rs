@@ -98,24 +98,47 @@ impl Firewall {
             let transport = if port.udp { "udp" } else { "tcp" };
             let (from, to) = (port.host, port.container);
             if let Some(v4) = v4 {
-                let _ = writeln!(redirect, "    meta nfproto ipv4 fib daddr type local {transport} dport {from} dnat ip to {v4}:{to}");
+                let _ = writeln!(
+                    redirect,
+                    "    meta nfproto ipv4 fib daddr type local {transport} dport {from} dnat ip to {v4}:{to}"
+                );
             }
             if let Some(v6) = v6 {
-                let _ = writeln!(redirect, "    meta nfproto ipv6 fib daddr type local {transport} dport {from} dnat ip6 to [{v6}]:{to}");
+                let _ = writeln!(
+                    redirect,
+                    "    meta nfproto ipv6 fib daddr type local {transport} dport {from} dnat ip6 to [{v6}]:{to}"
+                );
             }
         }
         let set = |prefixes: Vec<String>| prefixes.join(", ");
-        let v4 = set(rules.subnets_v4.iter().map(|net| format!("{net}/26")).collect());
-        let v6 = set(rules.subnets_v6.iter().map(|net| format!("{net}/120")).collect());
+        let v4 = set(rules
+            .subnets_v4
+            .iter()
+            .map(|net| format!("{net}/26"))
+            .collect());
+        let v6 = set(rules
+            .subnets_v6
+            .iter()
+            .map(|net| format!("{net}/120"))
+            .collect());
         let mut source = String::new();
         for (family, subnets) in [("ip", v4), ("ip6", v6)] {
             if !subnets.is_empty() {
-                let _ = writeln!(source, "    oifname != \"{host}\" {family} saddr {{ {subnets} }} masquerade");
+                let _ = writeln!(
+                    source,
+                    "    oifname != \"{host}\" {family} saddr {{ {subnets} }} masquerade"
+                );
                 // A container that dials its own node's published port: the answer must come back this way.
-                let _ = writeln!(source, "    oifname \"{host}\" ct status dnat {family} saddr {{ {subnets} }} masquerade");
+                let _ = writeln!(
+                    source,
+                    "    oifname \"{host}\" ct status dnat {family} saddr {{ {subnets} }} masquerade"
+                );
             }
         }
-        let _ = writeln!(source, "    oifname \"{host}\" ip saddr 127.0.0.0/8 masquerade");
+        let _ = writeln!(
+            source,
+            "    oifname \"{host}\" ip saddr 127.0.0.0/8 masquerade"
+        );
         format!(
             "add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n\
              \x20 chain prerouting {{\n    type nat hook prerouting priority -100;\n{redirect}  }}\n\
@@ -145,24 +168,34 @@ pub async fn run(rules: &str) -> Result<(), FirewallError> {
     if output.status.success() {
         return Ok(());
     }
-    Err(FirewallError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    Err(FirewallError::Refused(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
 }
 
 /// Why a port cannot be published: a program on this node listens there.
 pub fn port_in_use(port: Published) -> Option<String> {
-    let listening = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]
-        .into_iter()
-        .filter_map(|address| {
-            let outcome = if port.udp {
-                std::net::UdpSocket::bind((address, port.host)).map(drop)
-            } else {
-                std::net::TcpListener::bind((address, port.host)).map(drop)
-            };
-            outcome.err()
-        })
-        .any(|error| error.kind() == std::io::ErrorKind::AddrInUse);
+    let listening = [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ]
+    .into_iter()
+    .filter_map(|address| {
+        let outcome = if port.udp {
+            std::net::UdpSocket::bind((address, port.host)).map(drop)
+        } else {
+            std::net::TcpListener::bind((address, port.host)).map(drop)
+        };
+        outcome.err()
+    })
+    .any(|error| error.kind() == std::io::ErrorKind::AddrInUse);
     let transport = if port.udp { "udp" } else { "tcp" };
-    listening.then(|| format!("port {}/{transport} is in use by a program on this node", port.host))
+    listening.then(|| {
+        format!(
+            "port {}/{transport} is in use by a program on this node",
+            port.host
+        )
+    })
 }
 
 #[cfg(test)]
@@ -188,12 +221,19 @@ mod tests {
     #[test]
     fn published_ports_match_the_nodes_own_addresses_only() {
         let text = Firewall::new("abc", "oak0").render(&rules());
-        for line in text.lines().filter(|line| line.contains("dnat") && line.contains("dport")) {
+        for line in text
+            .lines()
+            .filter(|line| line.contains("dnat") && line.contains("dport"))
+        {
             assert!(line.contains("fib daddr type local"), "{line}");
         }
         assert!(text.contains("tcp dport 8080 dnat ip to 10.18.0.2:80"));
         assert!(text.contains("tcp dport 8080 dnat ip6 to [fc00::2]:80"));
-        assert!(text.contains("oifname != \"oak0\" ip saddr { 10.18.0.0/26, 10.18.0.64/26 } masquerade"));
+        assert!(
+            text.contains(
+                "oifname != \"oak0\" ip saddr { 10.18.0.0/26, 10.18.0.64/26 } masquerade"
+            )
+        );
     }
 
     #[test]

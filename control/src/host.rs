@@ -27,7 +27,10 @@ pub async fn configure(
     subnets: &[Subnet],
 ) -> Result<(), NetlinkError> {
     netlink.set_up(interface, Some(mtu)).await?;
-    let wanted: Vec<IpAddr> = subnets.iter().flat_map(|subnet| subnet.gateway.iter()).collect();
+    let wanted: Vec<IpAddr> = subnets
+        .iter()
+        .flat_map(|subnet| subnet.gateway.iter())
+        .collect();
     for address in &wanted {
         let prefix = if address.is_ipv4() { 26 } else { 120 };
         let added = netlink.add_address(interface, *address, prefix).await;
@@ -39,7 +42,10 @@ pub async fn configure(
             netlink.delete_address(interface, address).await?;
         }
     }
-    let first = subnets.first().map(|subnet| subnet.gateway).unwrap_or_default();
+    let first = subnets
+        .first()
+        .map(|subnet| subnet.gateway)
+        .unwrap_or_default();
     for (destination, prefix) in RANGES {
         let source = match destination {
             IpAddr::V4(_) => first.v4.map(IpAddr::V4),
@@ -57,7 +63,10 @@ pub async fn configure(
 }
 
 /// A host without IPv6 works with IPv4 alone.
-fn tolerate_missing_ipv6(address: IpAddr, outcome: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+fn tolerate_missing_ipv6(
+    address: IpAddr,
+    outcome: Result<(), NetlinkError>,
+) -> Result<(), NetlinkError> {
     match outcome {
         Err(error) if address.is_ipv6() => {
             tracing::warn!(%error, "IPv6 is not available on this host's interface; going on with IPv4");
@@ -68,7 +77,10 @@ fn tolerate_missing_ipv6(address: IpAddr, outcome: Result<(), NetlinkError>) -> 
 }
 
 /// The node's tunnel address where the operator named none: that of the default route, IPv4 before IPv6.
-pub async fn public_address(netlink: &Netlink, wanted: Option<&str>) -> Result<Option<IpAddr>, NetlinkError> {
+pub async fn public_address(
+    netlink: &Netlink,
+    wanted: Option<&str>,
+) -> Result<Option<IpAddr>, NetlinkError> {
     let only = match wanted {
         None => None,
         Some(name) => match netlink.link(name).await? {
@@ -99,7 +111,11 @@ pub async fn public_address(netlink: &Netlink, wanted: Option<&str>) -> Result<O
     }
 }
 
-async fn usable(netlink: &Netlink, interface: u32, v6: bool) -> Result<Option<IpAddr>, NetlinkError> {
+async fn usable(
+    netlink: &Netlink,
+    interface: u32,
+    v6: bool,
+) -> Result<Option<IpAddr>, NetlinkError> {
     Ok(netlink
         .global_addresses(interface)
         .await?
@@ -161,8 +177,14 @@ pub fn apply_settings(host_interface: &str, uplink: Option<&str>) -> Vec<(String
         }
     }
     for (path, value) in [
-        (format!("/proc/sys/net/ipv4/conf/{host_interface}/rp_filter"), "2"),
-        (format!("/proc/sys/net/ipv4/conf/{host_interface}/route_localnet"), "1"),
+        (
+            format!("/proc/sys/net/ipv4/conf/{host_interface}/rp_filter"),
+            "2",
+        ),
+        (
+            format!("/proc/sys/net/ipv4/conf/{host_interface}/route_localnet"),
+            "1",
+        ),
     ] {
         if let Err(error) = set(&path, value) {
             tracing::warn!(setting = %path, %error, "kernel setting of the host interface could not be changed");
@@ -193,8 +215,12 @@ mod tests {
 
     fn covered(address: IpAddr) -> bool {
         RANGES.iter().any(|(net, prefix)| match (net, address) {
-            (IpAddr::V4(net), IpAddr::V4(address)) => (u32::from(*net) ^ u32::from(address)) >> (32 - prefix) == 0,
-            (IpAddr::V6(net), IpAddr::V6(address)) => (u128::from(*net) ^ u128::from(address)) >> (128 - prefix) == 0,
+            (IpAddr::V4(net), IpAddr::V4(address)) => {
+                (u32::from(*net) ^ u32::from(address)) >> (32 - prefix) == 0
+            }
+            (IpAddr::V6(net), IpAddr::V6(address)) => {
+                (u128::from(*net) ^ u128::from(address)) >> (128 - prefix) == 0
+            }
             _ => false,
         })
     }
@@ -206,7 +232,14 @@ mod tests {
         for (net, prefix) in RANGES {
             assert!(is_namespace(net) || is_semantic(net), "{net}/{prefix}");
         }
-        for outside in ["10.17.255.255", "10.31.0.0", "10.0.0.1", "192.168.1.1", "fd12:3456::1", "fe80::1"] {
+        for outside in [
+            "10.17.255.255",
+            "10.31.0.0",
+            "10.0.0.1",
+            "192.168.1.1",
+            "fd12:3456::1",
+            "fe80::1",
+        ] {
             assert!(!covered(outside.parse().unwrap()), "{outside}");
         }
         for inside in ["10.30.253.253", "fdff:2000::1", "fc00::2", "fc00::ff:ff02"] {

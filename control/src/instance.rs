@@ -15,9 +15,13 @@ fn hash(parts: &[&[u8]]) -> u64 {
 /// The id of a Net Manager: from its network namespace and its configuration's path. `[0-9a-f]{8}`.
 #[must_use]
 pub fn id(config: &Path) -> String {
-    let namespace = std::fs::metadata("/proc/thread-self/ns/net").map_or(0, |metadata| metadata.ino());
+    let namespace =
+        std::fs::metadata("/proc/thread-self/ns/net").map_or(0, |metadata| metadata.ino());
     let path = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
-    let hash = hash(&[&namespace.to_be_bytes(), path.as_os_str().as_encoded_bytes()]);
+    let hash = hash(&[
+        &namespace.to_be_bytes(),
+        path.as_os_str().as_encoded_bytes(),
+    ]);
     format!("{:08x}", hash >> 32)
 }
 

@@ -6,8 +6,10 @@
 
 mod addresses;
 mod attach;
+pub mod cli;
 mod cluster_link;
 pub mod config;
+pub mod dataplane;
 mod firewall;
 pub mod forwarding;
 mod host;

@@ -1,3 +1,6 @@
-//! The Net Manager of a worker node.
+//! The binary `NetManager`: see `NetManager --help`.
 #![forbid(unsafe_code)]
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    control::cli::main()
+}

@@ -8,16 +8,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope,
+};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType,
+};
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 /// A conversation with the kernel about one network namespace. Ends with the value.
 pub struct Netlink {
     handle: rtnetlink::Handle,
     task: tokio::task::JoinHandle<()>,
+    /// The kernel lists one thing at a time per socket, and answers EBUSY to a second wish.
+    listing: tokio::sync::Mutex<()>,
 }
 
 impl Drop for Netlink {
@@ -128,10 +134,15 @@ impl Netlink {
     pub fn open() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         let task = tokio::spawn(connection);
-        Ok(Self { handle, task })
+        Ok(Self {
+            handle,
+            task,
+            listing: tokio::sync::Mutex::new(()),
+        })
     }
 
     pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+        let _turn = self.listing.lock().await;
         self.handle
             .link()
             .get()
@@ -143,7 +154,11 @@ impl Netlink {
     }
 
     pub async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        Ok(self.links().await?.into_iter().find(|link| link.name == name))
+        Ok(self
+            .links()
+            .await?
+            .into_iter()
+            .find(|link| link.name == name))
     }
 
     /// Makes a veth pair, both ends in this namespace.
@@ -159,7 +174,11 @@ impl Netlink {
     pub async fn move_link(&self, index: u32, namespace: RawFd) -> Result<(), NetlinkError> {
         self.handle
             .link()
-            .set(LinkUnspec::new_with_index(index).setns_by_fd(namespace).build())
+            .set(
+                LinkUnspec::new_with_index(index)
+                    .setns_by_fd(namespace)
+                    .build(),
+            )
             .execute()
             .await
             .map_err(|error| NetlinkError::new("moving a veth end into the container", error))
@@ -199,7 +218,12 @@ impl Netlink {
     }
 
     /// Adds an address without waiting for duplicate detection; one that is there is no error.
-    pub async fn add_address(&self, index: u32, address: IpAddr, prefix: u8) -> Result<(), NetlinkError> {
+    pub async fn add_address(
+        &self,
+        index: u32,
+        address: IpAddr,
+        prefix: u8,
+    ) -> Result<(), NetlinkError> {
         let mut request = self.handle.address().add(index, address, prefix);
         if address.is_ipv6() {
             let message = request.message_mut();
@@ -211,7 +235,8 @@ impl Netlink {
         match request.execute().await {
             Ok(()) => Ok(()),
             Err(error) => {
-                let error = NetlinkError::new(format!("adding the address {address}/{prefix}"), error);
+                let error =
+                    NetlinkError::new(format!("adding the address {address}/{prefix}"), error);
                 if error.exists() { Ok(()) } else { Err(error) }
             }
         }
@@ -219,6 +244,7 @@ impl Netlink {
 
     /// Addresses of a link that other machines can use.
     pub async fn global_addresses(&self, index: u32) -> Result<Vec<(IpAddr, u8)>, NetlinkError> {
+        let _turn = self.listing.lock().await;
         let messages: Vec<_> = self
             .handle
             .address()
@@ -233,14 +259,20 @@ impl Netlink {
             .filter(|message| message.header.scope == AddressScope::Universe)
             .filter_map(|message| {
                 let prefix = message.header.prefix_len;
-                let local = message.attributes.iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Local(address) => Some(*address),
-                    _ => None,
-                });
-                let address = message.attributes.iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Address(address) => Some(*address),
-                    _ => None,
-                });
+                let local = message
+                    .attributes
+                    .iter()
+                    .find_map(|attribute| match attribute {
+                        AddressAttribute::Local(address) => Some(*address),
+                        _ => None,
+                    });
+                let address = message
+                    .attributes
+                    .iter()
+                    .find_map(|attribute| match attribute {
+                        AddressAttribute::Address(address) => Some(*address),
+                        _ => None,
+                    });
                 local.or(address).map(|address| (address, prefix))
             })
             .collect())
@@ -248,6 +280,7 @@ impl Netlink {
 
     /// Removes an address from a link; one that is gone is no error.
     pub async fn delete_address(&self, index: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        let _turn = self.listing.lock().await;
         let found: Vec<_> = self
             .handle
             .address()
@@ -270,7 +303,12 @@ impl Netlink {
     }
 
     /// Sets a neighbour entry that never expires.
-    pub async fn set_neighbour(&self, index: u32, address: IpAddr, mac: [u8; 6]) -> Result<(), NetlinkError> {
+    pub async fn set_neighbour(
+        &self,
+        index: u32,
+        address: IpAddr,
+        mac: [u8; 6],
+    ) -> Result<(), NetlinkError> {
         self.handle
             .neighbours()
             .add(index, address)
@@ -283,13 +321,18 @@ impl Netlink {
     }
 
     /// Adds a default route; false when the namespace has one already.
-    pub async fn add_default_route(&self, index: u32, gateway: IpAddr) -> Result<bool, NetlinkError> {
+    pub async fn add_default_route(
+        &self,
+        index: u32,
+        gateway: IpAddr,
+    ) -> Result<bool, NetlinkError> {
         let unspecified: IpAddr = if gateway.is_ipv4() {
             Ipv4Addr::UNSPECIFIED.into()
         } else {
             Ipv6Addr::UNSPECIFIED.into()
         };
-        self.add_route((unspecified, 0), index, Some(gateway), None).await
+        self.add_route((unspecified, 0), index, Some(gateway), None)
+            .await
     }
 
     /// Adds a route by interface, and by gateway if there is one; false when it is there already.
@@ -306,7 +349,11 @@ impl Netlink {
             Err(error) => {
                 let (to, prefix) = destination;
                 let error = NetlinkError::new(format!("adding the route to {to}/{prefix}"), error);
-                if error.exists() { Ok(false) } else { Err(error) }
+                if error.exists() {
+                    Ok(false)
+                } else {
+                    Err(error)
+                }
             }
         }
     }
@@ -318,6 +365,7 @@ impl Netlink {
         } else {
             RouteMessageBuilder::<Ipv4Addr>::new().build()
         };
+        let _turn = self.listing.lock().await;
         let messages: Vec<RouteMessage> = self
             .handle
             .route()
@@ -371,7 +419,11 @@ impl Netlink {
             Ok(answer) => answer,
             Err(error) => {
                 let error = NetlinkError::new(format!("looking up the route to {host}"), error);
-                return if error.is(nix::errno::Errno::ENETUNREACH) { Ok(None) } else { Err(error) };
+                return if error.is(nix::errno::Errno::ENETUNREACH) {
+                    Ok(None)
+                } else {
+                    Err(error)
+                };
             }
         };
         Ok(answer.and_then(|message| {
@@ -393,7 +445,12 @@ impl Netlink {
     }
 
     /// The MAC address of a neighbour, if the kernel has a usable one.
-    pub async fn neighbour(&self, index: u32, address: IpAddr) -> Result<Option<[u8; 6]>, NetlinkError> {
+    pub async fn neighbour(
+        &self,
+        index: u32,
+        address: IpAddr,
+    ) -> Result<Option<[u8; 6]>, NetlinkError> {
+        let _turn = self.listing.lock().await;
         let messages: Vec<_> = self
             .handle
             .neighbours()
@@ -421,10 +478,13 @@ impl Netlink {
             if !(usable && ours) {
                 return None;
             }
-            message.attributes.into_iter().find_map(|attribute| match attribute {
-                NeighbourAttribute::LinkLayerAddress(mac) => mac.try_into().ok(),
-                _ => None,
-            })
+            message
+                .attributes
+                .into_iter()
+                .find_map(|attribute| match attribute {
+                    NeighbourAttribute::LinkLayerAddress(mac) => mac.try_into().ok(),
+                    _ => None,
+                })
         }))
     }
 }

@@ -34,7 +34,9 @@ impl NextHops {
                     news.push((*host, hop));
                 }
                 Ok(_) => {}
-                Err(error) => tracing::warn!(%host, %error, "the way to another node could not be looked up"),
+                Err(error) => {
+                    tracing::warn!(%host, %error, "the way to another node could not be looked up")
+                }
             }
         }
         news

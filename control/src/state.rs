@@ -144,7 +144,9 @@ impl StateFile {
     pub fn load(&self) -> Result<State, StateError> {
         let text = match std::fs::read(&self.path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(State::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(State::default());
+            }
             Err(source) => return Err(self.error(source)),
         };
         match serde_json::from_slice::<State>(&text) {
@@ -246,10 +248,15 @@ mod tests {
             }),
             ..State::default()
         };
-        state.ledger.add(Some(Ipv4Addr::new(10, 18, 0, 0)), None, "n");
+        state
+            .ledger
+            .add(Some(Ipv4Addr::new(10, 18, 0, 0)), None, "n");
         state.ledger.take("n", 0).unwrap();
         file.save(&state).unwrap();
-        assert_eq!(StateFile::open(&folder, "i").unwrap().load().unwrap(), state);
+        assert_eq!(
+            StateFile::open(&folder, "i").unwrap().load().unwrap(),
+            state
+        );
         assert!(!folder.join("i.new").exists());
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -258,10 +265,16 @@ mod tests {
     fn a_damaged_or_foreign_file_is_put_aside() {
         let folder = folder("damaged");
         let file = StateFile::open(&folder, "i").unwrap();
-        for text in ["{\"version\":1,\"bo", "{\"version\":99,\"boot_id\":\"\",\"identity\":null,\"ledger\":{\"subnets\":[]},\"containers\":[]}"] {
+        for text in [
+            "{\"version\":1,\"bo",
+            "{\"version\":99,\"boot_id\":\"\",\"identity\":null,\"ledger\":{\"subnets\":[]},\"containers\":[]}",
+        ] {
             std::fs::write(folder.join("i.json"), text).unwrap();
             assert_eq!(file.load().unwrap(), State::default());
-            assert_eq!(std::fs::read_to_string(folder.join("i.damaged")).unwrap(), text);
+            assert_eq!(
+                std::fs::read_to_string(folder.join("i.damaged")).unwrap(),
+                text
+            );
             assert!(!folder.join("i.json").exists());
         }
         std::fs::remove_dir_all(folder).unwrap();

@@ -22,10 +22,14 @@ pub enum AttachError {
     #[error("entering the container's network namespace: {0}; did its process end?")]
     Namespace(std::io::Error),
     /// No such process.
-    #[error("process {0} does not exist; the task must be created (not started) before its network")]
+    #[error(
+        "process {0} does not exist; the task must be created (not started) before its network"
+    )]
     NoProcess(i64),
     /// The process has no network namespace of its own.
-    #[error("process {0} shares the node's own network namespace; create the task with a network namespace of its own")]
+    #[error(
+        "process {0} shares the node's own network namespace; create the task with a network namespace of its own"
+    )]
     HostNamespace(i64),
     /// An interface vanished while it was set up.
     #[error("the interface {0} vanished while it was set up; did the container end?")]
@@ -43,7 +47,9 @@ pub enum AttachError {
     #[error("{0}; choose another host port")]
     PortTaken(String),
     /// No address is free.
-    #[error("no free address: all {0} addresses of this node's subnetworks are in use and the cluster gave no further subnetwork ({1}); undeploy an instance, or look at the cluster service manager's log")]
+    #[error(
+        "no free address: all {0} addresses of this node's subnetworks are in use and the cluster gave no further subnetwork ({1}); undeploy an instance, or look at the cluster service manager's log"
+    )]
     NoAddress(usize, String),
     /// A command of iproute2 failed.
     #[error("{0}")]
@@ -59,7 +65,17 @@ pub struct Fault(Mutex<Option<&'static str>>);
 
 /// Every step at which [`Fault`] can strike, in order.
 pub const STEPS: [&str; 11] = [
-    "reserve", "veth", "move", "rename", "address", "route", "up", "shield", "forwarding", "ports", "state",
+    "reserve",
+    "veth",
+    "move",
+    "rename",
+    "address",
+    "route",
+    "up",
+    "shield",
+    "forwarding",
+    "ports",
+    "state",
 ];
 
 impl Fault {

@@ -53,7 +53,10 @@ impl Namespace {
     }
 
     /// Runs something inside, on a thread of its own.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
         let file = self.file.try_clone()?;
         let (done, result) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()

@@ -13,7 +13,11 @@ pub struct Undo {
 
 impl Undo {
     /// Remembers how to take something back.
-    pub fn push(&mut self, name: &'static str, step: impl Future<Output = Result<(), String>> + Send + 'static) {
+    pub fn push(
+        &mut self,
+        name: &'static str,
+        step: impl Future<Output = Result<(), String>> + Send + 'static,
+    ) {
         self.steps.push((name, Box::pin(step)));
     }
 
@@ -40,7 +44,11 @@ mod tests {
             let log = Arc::clone(&log);
             undo.push(name, async move {
                 log.lock().unwrap().push(name);
-                if name == "second" { Err("no".to_owned()) } else { Ok(()) }
+                if name == "second" {
+                    Err("no".to_owned())
+                } else {
+                    Ok(())
+                }
             });
         }
         undo.run().await;

@@ -1,9 +1,9 @@
 //! Unikernels: a virtual machine has no process namespace to attach to, so a network namespace is made for it, with a
 //! bridge and a tap for the machine, and the instance's address is translated to the machine's (contract section 4).
 
+use super::AttachError;
 use super::namespace::Namespace;
 use super::undo::Undo;
-use super::AttachError;
 use crate::firewall;
 use crate::forwarding::Pair;
 
@@ -22,7 +22,9 @@ async fn ip(arguments: &[&str]) -> Result<(), AttachError> {
         .args(arguments)
         .output()
         .await
-        .map_err(|error| AttachError::Command(format!("ip could not be run: {error}; install iproute2")))?;
+        .map_err(|error| {
+            AttachError::Command(format!("ip could not be run: {error}; install iproute2"))
+        })?;
     if output.status.success() {
         return Ok(());
     }

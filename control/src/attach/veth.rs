@@ -41,15 +41,7 @@ pub async fn wire(
         netlink.delete_link(stale.index).await?;
     }
     netlink.add_veth(plan.host_end, &peer, plan.mtu).await?;
-    let links = netlink.links().await?;
-    let find = |name: &str| -> Result<Link, AttachError> {
-        links
-            .iter()
-            .find(|link| link.name == name)
-            .cloned()
-            .ok_or_else(|| AttachError::Gone(name.to_owned()))
-    };
-    let host = find(plan.host_end)?;
+    let host = present(netlink, plan.host_end).await?;
     let remover = Arc::clone(netlink);
     undo.push("remove the veth pair", async move {
         remover
@@ -58,7 +50,7 @@ pub async fn wire(
             .map_err(|error| error.to_string())
     });
     fault.at("veth")?;
-    let inside = find(&peer)?;
+    let inside = present(netlink, &peer).await?;
     quiet_host_end(plan.host_end);
     netlink.move_link(inside.index, namespace.raw_fd()).await?;
     fault.at("move")?;
@@ -72,6 +64,13 @@ pub async fn wire(
     })
 }
 
+async fn present(netlink: &Netlink, name: &str) -> Result<Link, AttachError> {
+    netlink
+        .link(name)
+        .await?
+        .ok_or_else(|| AttachError::Gone(name.to_owned()))
+}
+
 /// The kernel itself has nothing to say on the host end.
 fn quiet_host_end(name: &str) {
     let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
@@ -80,7 +79,12 @@ fn quiet_host_end(name: &str) {
     }
 }
 
-async fn configure(namespace: &Namespace, peer: &str, plan: &Plan<'_>, fault: &Fault) -> Result<bool, AttachError> {
+async fn configure(
+    namespace: &Namespace,
+    peer: &str,
+    plan: &Plan<'_>,
+    fault: &Fault,
+) -> Result<bool, AttachError> {
     let inner = namespace.netlink().await.map_err(AttachError::Namespace)?;
     let links = inner.links().await?;
     let link = links
@@ -100,7 +104,10 @@ async fn configure(namespace: &Namespace, peer: &str, plan: &Plan<'_>, fault: &F
     let v6 = plan.address.v6.is_some() && allow_ipv6(namespace, name.to_owned()).await?;
     inner.set_up(link.index, Some(plan.mtu)).await?;
     for (address, gateway) in [
-        (plan.address.v4.map(IpAddr::V4), plan.gateway.v4.map(IpAddr::V4)),
+        (
+            plan.address.v4.map(IpAddr::V4),
+            plan.gateway.v4.map(IpAddr::V4),
+        ),
         (
             plan.address.v6.filter(|_| v6).map(IpAddr::V6),
             plan.gateway.v6.filter(|_| v6).map(IpAddr::V6),

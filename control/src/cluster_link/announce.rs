@@ -97,7 +97,8 @@ impl Announcements {
                     Some(v4) => instance.namespace_ip == Some(v4),
                     None => instance.namespace_ip_v6 == namespace.v6,
                 };
-                instance.instance_number == number && same
+                instance.instance_number == number
+                    && same
                     && (host.is_none() || instance.host_ip.map(|ip| ip.to_canonical()) == host)
             })
         };
@@ -106,8 +107,9 @@ impl Announcements {
                 present.confirmed = true;
             }
         }
-        self.gone
-            .retain(|(job, number), gone| *job != result.app_name || shown(*number, gone.namespace));
+        self.gone.retain(|(job, number), gone| {
+            *job != result.app_name || shown(*number, gone.namespace)
+        });
     }
 
     /// What is to be said now.
@@ -127,7 +129,12 @@ impl Announcements {
         }
         for ((job, number), present) in &mut self.present {
             if present.due <= now {
-                present.due = now + jittered(if present.confirmed { REPEAT } else { present.wait });
+                present.due = now
+                    + jittered(if present.confirmed {
+                        REPEAT
+                    } else {
+                        present.wait
+                    });
                 present.wait = (present.wait * 2).min(REPEAT);
                 due.push(Due {
                     job: job.clone(),
@@ -169,7 +176,11 @@ impl Announcements {
 
     /// Announcements that nobody confirmed yet.
     pub fn unconfirmed(&self) -> usize {
-        self.present.values().filter(|present| !present.confirmed).count() + self.gone.len()
+        self.present
+            .values()
+            .filter(|present| !present.confirmed)
+            .count()
+            + self.gone.len()
     }
 }
 
@@ -178,7 +189,10 @@ mod tests {
     use super::*;
 
     fn pair() -> Pair {
-        Pair::new(Some("10.18.0.2".parse().unwrap()), Some("fc00::2".parse().unwrap()))
+        Pair::new(
+            Some("10.18.0.2".parse().unwrap()),
+            Some("fc00::2".parse().unwrap()),
+        )
     }
 
     fn answer(text: &str) -> TableQueryResult {

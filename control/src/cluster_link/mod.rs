@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use protocol::mqtt::{
-    AddressChanged, HostRequest, HostResult, InterestRemove, NodeStatus, ServiceStatus, SubnetMethod, SubnetRequest,
-    SubnetResult, TableQuery, TableQueryResult, UpdatesAvailable,
+    AddressChanged, HostRequest, HostResult, InterestRemove, NodeStatus, ServiceStatus,
+    SubnetMethod, SubnetRequest, SubnetResult, TableQuery, TableQueryResult, UpdatesAvailable,
 };
 use protocol::topic::{self, NodeTopic, Topic};
 use protocol::{JobName, address};
@@ -28,8 +28,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::forwarding::{Forwarding, Pair};
 use announce::Announcements;
 use queries::{Key, Queries, jittered};
-pub use session::Broker;
 use session::SessionEvent;
+pub use session::{Broker, give_back};
 
 /// A job's routes are dropped when no packet used them for so long.
 const INTEREST: Duration = Duration::from_secs(300);
@@ -90,7 +90,9 @@ impl Sequence {
     pub fn starting_after(last: u64) -> Self {
         let micros = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX));
+            .map_or(0, |since| {
+                u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+            });
         Self(AtomicU64::new(micros.max(last.saturating_add(1 << 20))))
     }
 
@@ -160,7 +162,11 @@ impl ClusterLink {
     }
 
     /// Asks for a subnetwork until there is an answer or time is up.
-    pub async fn subnet(&self, have: Option<Vec<Ipv4Addr>>, patience: Duration) -> Option<SubnetResult> {
+    pub async fn subnet(
+        &self,
+        have: Option<Vec<Ipv4Addr>>,
+        patience: Duration,
+    ) -> Option<SubnetResult> {
         let (answer, answered) = oneshot::channel();
         self.tell(Command::Subnet(have, answer));
         tokio::time::timeout(patience, answered).await.ok()?.ok()
@@ -177,7 +183,10 @@ impl ClusterLink {
     pub async fn stop(&self, offline: bool) {
         let (done, finished) = oneshot::channel();
         self.tell(Command::Stop { offline, done });
-        if tokio::time::timeout(Duration::from_secs(3), finished).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(3), finished)
+            .await
+            .is_err()
+        {
             tracing::warn!("the broker did not take the last messages in time");
         }
     }
@@ -214,7 +223,11 @@ struct Feed {
 }
 
 impl Feed {
-    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>, mut session: mpsc::Receiver<SessionEvent>) {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::UnboundedReceiver<Command>,
+        mut session: mpsc::Receiver<SessionEvent>,
+    ) {
         loop {
             self.work();
             self.publish_status();
@@ -255,7 +268,11 @@ impl Feed {
                 .queries
                 .next_due()
                 .into_iter()
-                .chain(self.announcements.next_due().filter(|_| self.endpoint.is_some()))
+                .chain(
+                    self.announcements
+                        .next_due()
+                        .filter(|_| self.endpoint.is_some()),
+                )
                 .chain(self.subnet_waiters.iter().map(|waiter| waiter.due))
             {
                 due = due.min(moment);
@@ -269,10 +286,13 @@ impl Feed {
         status.connected = self.client.is_some();
         status.queries = self.queries.len();
         status.unconfirmed = self.announcements.unconfirmed();
-        status.host_instance = self.host.as_ref().map(|host| {
-            crate::host::show(Pair::new(host.instance_ip, host.instance_ip_v6))
-        });
-        if status.jobs.len() != self.jobs.len() || !status.jobs.iter().all(|job| self.jobs.contains_key(job)) {
+        status.host_instance = self
+            .host
+            .as_ref()
+            .map(|host| crate::host::show(Pair::new(host.instance_ip, host.instance_ip_v6)));
+        if status.jobs.len() != self.jobs.len()
+            || !status.jobs.iter().all(|job| self.jobs.contains_key(job))
+        {
             status.jobs = self.jobs.keys().cloned().collect();
             status.jobs.sort_unstable();
         }
@@ -282,17 +302,23 @@ impl Feed {
         let now = Instant::now();
         match command {
             Command::Arrive(job, number, namespace) => {
-                self.announcements.arrive((job.clone(), number), namespace, now);
+                self.announcements
+                    .arrive((job.clone(), number), namespace, now);
                 self.follow(&job);
                 self.say_due(now);
                 self.ask(Key::Job(job));
             }
             Command::Leave(job, number, namespace) => {
-                self.announcements.leave((job.clone(), number), namespace, now);
+                self.announcements
+                    .leave((job.clone(), number), namespace, now);
                 self.say_due(now);
                 self.ask(Key::Job(job));
             }
-            Command::Subnet(have, answer) => self.subnet_waiters.push(SubnetWaiter { have, answer, due: now }),
+            Command::Subnet(have, answer) => self.subnet_waiters.push(SubnetWaiter {
+                have,
+                answer,
+                due: now,
+            }),
             Command::GiveBack(owner, address) => {
                 let request = SubnetRequest {
                     method: SubnetMethod::Delete,
@@ -307,7 +333,8 @@ impl Feed {
                 self.gateway = gateway;
                 self.host_due = now;
                 if let Some(host) = &self.host {
-                    self.announcements.arrive((host.app_name.clone(), 0), gateway, now);
+                    self.announcements
+                        .arrive((host.app_name.clone(), 0), gateway, now);
                 }
             }
             Command::Unresolved(address) => self.unresolved(address),
@@ -344,7 +371,9 @@ impl Feed {
                 None => {
                     if !self.host_warned {
                         self.host_warned = true;
-                        tracing::warn!("a process of this node dials a Service IP, but the cluster gives nodes no Instance IP (a reference manager?): such connections are refused");
+                        tracing::warn!(
+                            "a process of this node dials a Service IP, but the cluster gives nodes no Instance IP (a reference manager?): such connections are refused"
+                        );
                     }
                     self.tell_forwarding(self.forwarding.set_unresolvable(address));
                 }
@@ -360,7 +389,9 @@ impl Feed {
 
     fn ask(&mut self, key: Key) {
         if !self.queries.ask(key) {
-            tracing::warn!("too many table queries wait; the cluster service manager does not keep up");
+            tracing::warn!(
+                "too many table queries wait; the cluster service manager does not keep up"
+            );
         }
     }
 
@@ -392,9 +423,14 @@ impl Feed {
     }
 
     fn ask_subnets(&mut self, now: Instant) {
-        self.subnet_waiters.retain(|waiter| !waiter.answer.is_closed());
+        self.subnet_waiters
+            .retain(|waiter| !waiter.answer.is_closed());
         let mut requests = Vec::new();
-        for waiter in self.subnet_waiters.iter_mut().filter(|waiter| waiter.due <= now) {
+        for waiter in self
+            .subnet_waiters
+            .iter_mut()
+            .filter(|waiter| waiter.due <= now)
+        {
             waiter.due = now + SUBNET_REPEAT;
             requests.push(waiter.have.clone());
         }
@@ -519,7 +555,8 @@ impl Feed {
 
     fn subscribe(&self, job: &str) {
         if let Some(client) = &self.client
-            && let Err(error) = client.try_subscribe(topic::updates_available(job), QoS::AtLeastOnce)
+            && let Err(error) =
+                client.try_subscribe(topic::updates_available(job), QoS::AtLeastOnce)
         {
             tracing::debug!(job, %error, "the outbox is full; changes of this job are noticed by the next refresh");
         }
@@ -529,7 +566,12 @@ impl Feed {
         if self.jobs.contains_key(job) {
             return;
         }
-        self.jobs.insert(job.to_owned(), Followed { since: Instant::now() });
+        self.jobs.insert(
+            job.to_owned(),
+            Followed {
+                since: Instant::now(),
+            },
+        );
         self.subscribe(job);
     }
 
@@ -546,7 +588,11 @@ impl Feed {
     fn malformed(&self, topic: &str, problem: &str) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.malformed += 1;
-        tracing::warn!(topic, problem, "a message could not be understood and was dropped");
+        tracing::warn!(
+            topic,
+            problem,
+            "a message could not be understood and was dropped"
+        );
     }
 
     fn message(&mut self, text: &str, payload: &[u8]) {
@@ -592,7 +638,12 @@ impl Feed {
             return self.malformed(topic, "a subnetwork without an address");
         }
         let wanted = self.subnet_waiters.iter().position(|waiter| {
-            let known = |address: &Ipv4Addr| waiter.have.as_ref().is_some_and(|have| have.contains(address));
+            let known = |address: &Ipv4Addr| {
+                waiter
+                    .have
+                    .as_ref()
+                    .is_some_and(|have| have.contains(address))
+            };
             !result.address.as_ref().is_some_and(known)
         });
         if let Some(position) = wanted {
@@ -609,14 +660,20 @@ impl Feed {
         let job = result.app_name.clone();
         if self.host.as_ref() != Some(&result) {
             tracing::info!(job, address = %crate::host::show(Pair::new(result.instance_ip, result.instance_ip_v6)), "this node's own processes have an Instance IP");
+            let own = Pair::new(result.instance_ip, result.instance_ip_v6);
+            self.tell_forwarding(self.forwarding.set_host_instance(own));
             self.host = Some(result);
-            self.announcements.arrive((job.clone(), 0), self.gateway, now);
+            self.announcements
+                .arrive((job.clone(), 0), self.gateway, now);
             self.follow(&job);
         }
         self.ask(Key::Job(job));
     }
 
     fn table_result(&mut self, topic: &str, result: &TableQueryResult) {
+        if result.query_key.is_empty() && result.app_name.is_empty() {
+            return self.malformed(topic, "an answer to no question");
+        }
         let key = Key::parse(&result.query_key);
         self.queries.answered(&key);
         let asked_for = match &key {
@@ -677,7 +734,10 @@ impl Feed {
                 let _ = client.try_unsubscribe(topic::updates_available(&job));
             }
             let seq = self.sequence.next();
-            self.send(NodeTopic::InterestRemove, &InterestRemove { appname: job, seq });
+            self.send(
+                NodeTopic::InterestRemove,
+                &InterestRemove { appname: job, seq },
+            );
         }
     }
 

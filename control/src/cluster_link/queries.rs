@@ -79,17 +79,26 @@ impl Queries {
             .map(|(key, _)| key.clone())
             .collect();
         for key in late {
-            let Some(asked) = self.asked.get_mut(&key) else { continue };
+            let Some(asked) = self.asked.get_mut(&key) else {
+                continue;
+            };
             if matches!(key, Key::Address(_)) && asked.tries >= ADDRESS_TRIES {
                 self.asked.remove(&key);
                 continue;
             }
             asked.tries += 1;
-            asked.due = now + jittered(FIRST_WAIT.saturating_mul(1 << asked.tries.min(6)).min(LONGEST_WAIT));
+            asked.due = now
+                + jittered(
+                    FIRST_WAIT
+                        .saturating_mul(1 << asked.tries.min(6))
+                        .min(LONGEST_WAIT),
+                );
             send.push(key);
         }
         while self.asked.len() < IN_FLIGHT {
-            let Some(key) = self.waiting.pop_front() else { break };
+            let Some(key) = self.waiting.pop_front() else {
+                break;
+            };
             self.asked.insert(
                 key.clone(),
                 Asked {
@@ -121,7 +130,9 @@ pub fn jittered(duration: Duration) -> Duration {
 /// A number from 0 to 1; unpredictable enough to spread load, for nothing else.
 fn random() -> f64 {
     use std::hash::{BuildHasher, Hasher};
-    let bits = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    let bits = std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish();
     f64::from(u32::try_from(bits >> 32).unwrap_or_default()) / f64::from(u32::MAX)
 }
 
@@ -172,7 +183,11 @@ mod tests {
         let start = now;
         for _ in 0..40 {
             for key in queries.due(now) {
-                if key == job { names += 1 } else { addresses += 1 }
+                if key == job {
+                    names += 1
+                } else {
+                    addresses += 1
+                }
             }
             now = queries.next_due().unwrap();
         }

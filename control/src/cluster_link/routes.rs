@@ -64,7 +64,12 @@ pub fn covers(routes: &JobRoutes, address: IpAddr) -> bool {
             .namespace
             .iter()
             .chain(instance.instance.iter())
-            .chain(instance.services.iter().flat_map(|service| service.addresses.iter()))
+            .chain(
+                instance
+                    .services
+                    .iter()
+                    .flat_map(|service| service.addresses.iter()),
+            )
             .any(|known| known == address)
     })
 }
@@ -86,7 +91,14 @@ mod tests {
         assert_eq!(instance.services.len(), 1);
         assert_eq!(instance.services[0].policy, Policy::RoundRobin);
         assert_eq!(instance.instance.v4.unwrap().to_string(), "10.30.0.3");
-        for known in ["10.30.0.1", "10.30.0.3", "fdff::1", "fdff:2000::1", "10.18.0.66", "fc00::102"] {
+        for known in [
+            "10.30.0.1",
+            "10.30.0.3",
+            "fdff::1",
+            "fdff:2000::1",
+            "10.18.0.66",
+            "fc00::102",
+        ] {
             assert!(covers(&routes, known.parse().unwrap()), "{known}");
         }
         assert!(!covers(&routes, "10.30.0.9".parse().unwrap()));

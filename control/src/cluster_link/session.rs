@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-use protocol::mqtt::NodeStatus;
+use protocol::mqtt::{NodeStatus, SubnetMethod, SubnetRequest};
 use protocol::topic::NodeTopic;
-use rumqttc::{AsyncClient, Event, EventLoop, LastWill, MqttOptions, Packet, QoS, SubscribeFilter, TlsConfiguration, Transport};
+use rumqttc::{
+    AsyncClient, Event, EventLoop, LastWill, MqttOptions, Packet, QoS, SubscribeFilter,
+    TlsConfiguration, Transport,
+};
 use tokio::sync::mpsc;
 
 use super::queries::jittered;
@@ -44,7 +47,8 @@ fn options(broker: &Broker) -> Result<MqttOptions, String> {
     options.set_clean_session(true);
     options.set_max_packet_size(16 << 20, 16 << 20);
     options.set_inflight(256);
-    let will = serde_json::to_vec(&NodeStatus { online: false }).map_err(|error| error.to_string())?;
+    let will =
+        serde_json::to_vec(&NodeStatus { online: false }).map_err(|error| error.to_string())?;
     options.set_last_will(LastWill::new(
         NodeTopic::Status.of(&broker.client_id),
         will,
@@ -53,7 +57,8 @@ fn options(broker: &Broker) -> Result<MqttOptions, String> {
     ));
     if let Some(files) = &broker.tls {
         let read = |path: &std::path::Path| {
-            std::fs::read(path).map_err(|error| format!("{}: {error}; MQTT by TLS needs it", path.display()))
+            std::fs::read(path)
+                .map_err(|error| format!("{}: {error}; MQTT by TLS needs it", path.display()))
         };
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Simple {
             ca: read(&files.authority)?,
@@ -99,8 +104,9 @@ async fn serve(
     loop {
         match eventloop.poll().await {
             Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                let filters = NodeTopic::TO_NODE
-                    .map(|topic| SubscribeFilter::new(topic.of(&broker.client_id), QoS::AtLeastOnce));
+                let filters = NodeTopic::TO_NODE.map(|topic| {
+                    SubscribeFilter::new(topic.of(&broker.client_id), QoS::AtLeastOnce)
+                });
                 if let Err(error) = client.try_subscribe_many(filters) {
                     return Some(error.to_string());
                 }
@@ -117,17 +123,53 @@ async fn serve(
                 };
                 events.send(message).await.ok()?;
             }
-            Ok(Event::Incoming(Packet::Disconnect)) => return Some("the broker ended the connection".to_owned()),
+            Ok(Event::Incoming(Packet::Disconnect)) => {
+                return Some("the broker ended the connection".to_owned());
+            }
             Ok(_) => {}
             Err(error) => {
-                return Some(format!(
-                    "broker {}:{}: {error}",
-                    broker.host, broker.port
-                ));
+                return Some(format!("broker {}:{}: {error}", broker.host, broker.port));
             }
         }
         if events.is_closed() {
             return None;
         }
     }
+}
+
+/// Gives all subnetworks of some node ids back, over a connection of its own.
+pub async fn give_back(broker: &Broker, owners: &[String]) -> Result<(), String> {
+    let (client, mut eventloop) = AsyncClient::new(options(broker)?, OUTBOX);
+    eventloop.network_options.set_connection_timeout(5);
+    for owner in owners {
+        let request = SubnetRequest {
+            method: SubnetMethod::Delete,
+            have: None,
+            address: None,
+            seq: None,
+        };
+        let payload = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
+        client
+            .try_publish(
+                NodeTopic::Subnet.of(owner),
+                QoS::AtLeastOnce,
+                false,
+                payload,
+            )
+            .map_err(|error| error.to_string())?;
+    }
+    let mut acknowledged = 0;
+    let serve = async {
+        while acknowledged < owners.len() {
+            match eventloop.poll().await {
+                Ok(Event::Incoming(Packet::PubAck(_))) => acknowledged += 1,
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(8), serve)
+        .await
+        .unwrap_or_else(|_| Err("the broker did not answer in time".to_owned()))
 }

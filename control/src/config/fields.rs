@@ -34,7 +34,12 @@ impl Fields {
         Self { file, prefix, map }
     }
 
-    pub(super) fn wrong(&self, field: &str, problem: impl Into<String>, remedy: impl Into<String>) -> ConfigError {
+    pub(super) fn wrong(
+        &self,
+        field: &str,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> ConfigError {
         ConfigError::Field {
             file: self.file.clone(),
             field: format!("{}{field}", self.prefix),
@@ -56,12 +61,19 @@ impl Fields {
             Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.trim().to_owned())),
             Some(Value::Number(number)) => Ok(Some(number.to_string())),
-            Some(other) => Err(self.wrong(field, format!("{other} is not text"), "write it in quotes")),
+            Some(other) => {
+                Err(self.wrong(field, format!("{other} is not text"), "write it in quotes"))
+            }
         }
     }
 
     /// A whole number in a range, as number or text.
-    pub(super) fn number(&self, field: &str, least: u64, most: u64) -> Result<Option<u64>, ConfigError> {
+    pub(super) fn number(
+        &self,
+        field: &str,
+        least: u64,
+        most: u64,
+    ) -> Result<Option<u64>, ConfigError> {
         let Some(text) = self.text(field)? else {
             return Ok(None);
         };
@@ -86,8 +98,14 @@ impl Fields {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(*flag)),
             Some(Value::String(text)) if text.eq_ignore_ascii_case("true") => Ok(Some(true)),
-            Some(Value::String(text)) if text.is_empty() || text.eq_ignore_ascii_case("false") => Ok(Some(false)),
-            Some(other) => Err(self.wrong(field, format!("{other} is not true or false"), "write true or false")),
+            Some(Value::String(text)) if text.is_empty() || text.eq_ignore_ascii_case("false") => {
+                Ok(Some(false))
+            }
+            Some(other) => Err(self.wrong(
+                field,
+                format!("{other} is not true or false"),
+                "write true or false",
+            )),
         }
     }
 
@@ -97,7 +115,11 @@ impl Fields {
             None => Map::new(),
             Some(Value::Object(map)) => map.clone(),
             Some(other) => {
-                return Err(self.wrong(field, format!("{other} is not an object"), "write {\"Uplink\": \"socket\"}"));
+                return Err(self.wrong(
+                    field,
+                    format!("{other} is not an object"),
+                    "write {\"Uplink\": \"socket\"}",
+                ));
             }
         };
         Ok(Self::of(self.file.clone(), format!("{field}."), map))

@@ -94,7 +94,9 @@ impl UplinkChoice {
             return Ok(Self::Socket);
         }
         let (kind, interface) = match text.split_once(':') {
-            Some((kind, interface)) if kind.starts_with("af_") => (kind, Some(interface.to_owned())),
+            Some((kind, interface)) if kind.starts_with("af_") => {
+                (kind, Some(interface.to_owned()))
+            }
             _ => (text, None),
         };
         if kind == "af_packet" || kind == "af_xdp" {
@@ -104,10 +106,12 @@ impl UplinkChoice {
             });
         }
         match text.split_once('@') {
-            Some((devargs, interface)) if !devargs.is_empty() && !interface.is_empty() => Ok(Self::Ethdev {
-                devargs: devargs.to_owned(),
-                interface: Some(interface.to_owned()),
-            }),
+            Some((devargs, interface)) if !devargs.is_empty() && !interface.is_empty() => {
+                Ok(Self::Ethdev {
+                    devargs: devargs.to_owned(),
+                    interface: Some(interface.to_owned()),
+                })
+            }
             _ => Err(format!(
                 "`{text}` is no uplink: write socket, af_packet, af_xdp, af_packet:<interface>, or <DPDK device arguments>@<interface that holds the addresses>"
             )),
@@ -136,9 +140,7 @@ impl NetConfig {
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
         let fields = Fields::parse(file, text)?;
         let public_address = public_address(&fields)?;
-        let cluster_host = fields
-            .text("ClusterUrl")?
-            .filter(|host| host != "0.0.0.0");
+        let cluster_host = fields.text("ClusterUrl")?.filter(|host| host != "0.0.0.0");
         if let Some(host) = &cluster_host
             && host.contains(['/', ' '])
         {
@@ -169,12 +171,18 @@ fn public_address(fields: &Fields) -> Result<Option<IpAddr>, ConfigError> {
     };
     let remedy = "write this node's address as other nodes reach it, or 0.0.0.0 for that of the default route";
     let Ok(address) = protocol::address::parse(&text) else {
-        return Err(fields.wrong("NodePublicAddress", format!("`{text}` is not an IP address"), remedy));
+        return Err(fields.wrong(
+            "NodePublicAddress",
+            format!("`{text}` is not an IP address"),
+            remedy,
+        ));
     };
     if address.is_unspecified() {
         return Ok(None);
     }
-    if address_plan::is_semantic(address) || address_plan::is_namespace(address) && address.is_ipv4() {
+    if address_plan::is_semantic(address)
+        || address_plan::is_namespace(address) && address.is_ipv4()
+    {
         return Err(fields.wrong(
             "NodePublicAddress",
             format!("{address} lies in a range that is given to containers"),
@@ -182,7 +190,11 @@ fn public_address(fields: &Fields) -> Result<Option<IpAddr>, ConfigError> {
         ));
     }
     if address.is_multicast() {
-        return Err(fields.wrong("NodePublicAddress", format!("{address} is a multicast address"), remedy));
+        return Err(fields.wrong(
+            "NodePublicAddress",
+            format!("{address} is a multicast address"),
+            remedy,
+        ));
     }
     Ok(Some(address))
 }
@@ -194,14 +206,26 @@ fn tls(fields: &Fields) -> Result<Option<TlsFiles>, ConfigError> {
         (None, None) => return Ok(None),
         (Some(certificate), Some(key)) => (PathBuf::from(certificate), PathBuf::from(key)),
         (Some(_), None) => {
-            return Err(fields.wrong("MqttKey", "missing beside MqttCert", "name the key file, or empty both"));
+            return Err(fields.wrong(
+                "MqttKey",
+                "missing beside MqttCert",
+                "name the key file, or empty both",
+            ));
         }
         (None, Some(_)) => {
-            return Err(fields.wrong("MqttCert", "missing beside MqttKey", "name the certificate file, or empty both"));
+            return Err(fields.wrong(
+                "MqttCert",
+                "missing beside MqttKey",
+                "name the certificate file, or empty both",
+            ));
         }
     };
     let authority = authority.unwrap_or_else(|| certificate.with_file_name("ca.crt"));
-    for (field, path) in [("MqttCert", &certificate), ("MqttKey", &key), ("MqttCa", &authority)] {
+    for (field, path) in [
+        ("MqttCert", &certificate),
+        ("MqttKey", &key),
+        ("MqttCa", &authority),
+    ] {
         if let Err(error) = std::fs::metadata(path) {
             return Err(fields.wrong(
                 field,
@@ -224,7 +248,13 @@ fn dataplane(fields: &Fields) -> Result<DataplaneConfig, ConfigError> {
         None => None,
         Some("spin") => Some(IdleMode::Spin),
         Some("backoff") => Some(IdleMode::Backoff),
-        Some(other) => return Err(fields.wrong("Idle", format!("`{other}` is not known"), "write spin or backoff")),
+        Some(other) => {
+            return Err(fields.wrong(
+                "Idle",
+                format!("`{other}` is not known"),
+                "write spin or backoff",
+            ));
+        }
     };
     let small = |number: u64| usize::try_from(number).ok();
     Ok(DataplaneConfig {
@@ -277,23 +307,37 @@ mod tests {
             (r#"{"NodePublicPort":"0"}"#, "NodePublicPort"),
             (r#"{"NodePublicPort":65536}"#, "NodePublicPort"),
             (r#"{"ClusterMqttPort":"x"}"#, "ClusterMqttPort"),
-            (r#"{"NodePublicAddress":"10.19.1.254"}"#, "NodePublicAddress"),
+            (
+                r#"{"NodePublicAddress":"10.19.1.254"}"#,
+                "NodePublicAddress",
+            ),
             (r#"{"NodePublicAddress":"10.30.0.1"}"#, "NodePublicAddress"),
             (r#"{"NodePublicAddress":"here"}"#, "NodePublicAddress"),
             (r#"{"ClusterUrl":"http://x"}"#, "ClusterUrl"),
             (r#"{"MqttCert":"/a"}"#, "MqttKey"),
-            (r#"{"MqttCert":"/does/not/exist","MqttKey":"/a"}"#, "MqttCert"),
+            (
+                r#"{"MqttCert":"/does/not/exist","MqttKey":"/a"}"#,
+                "MqttCert",
+            ),
             (r#"{"Debug":"perhaps"}"#, "Debug"),
             (r#"{"Dataplane":{"Uplink":"tin can"}}"#, "Dataplane.Uplink"),
             (r#"{"Dataplane":{"Idle":"never"}}"#, "Dataplane.Idle"),
             (r#"{"Dataplane":7}"#, "Dataplane"),
         ] {
             let message = parse(text).unwrap_err().to_string();
-            assert!(message.starts_with("/etc/netmanager/netcfg.json: "), "{message}");
+            assert!(
+                message.starts_with("/etc/netmanager/netcfg.json: "),
+                "{message}"
+            );
             assert!(message.contains(&format!("field {field}: ")), "{message}");
             assert!(message.contains("; "), "{message}");
         }
-        assert!(parse("{,}").unwrap_err().to_string().contains("not a JSON object"));
+        assert!(
+            parse("{,}")
+                .unwrap_err()
+                .to_string()
+                .contains("not a JSON object")
+        );
         assert!(parse("[]").is_err());
     }
 
@@ -303,7 +347,10 @@ mod tests {
             devargs: devargs.to_owned(),
             interface: interface.map(str::to_owned),
         };
-        assert_eq!(UplinkChoice::parse("af_packet"), Ok(ethdev("net_af_packet0,iface={interface}", None)));
+        assert_eq!(
+            UplinkChoice::parse("af_packet"),
+            Ok(ethdev("net_af_packet0,iface={interface}", None))
+        );
         assert_eq!(
             UplinkChoice::parse("af_xdp:eth1"),
             Ok(ethdev("net_af_xdp0,iface={interface}", Some("eth1")))

@@ -55,18 +55,30 @@ impl TunConfig {
             .text("HostTunnelDeviceName")?
             .or(fields.text("HostTUNDeviceName")?)
             .unwrap_or(defaults.host_interface);
-        if host_interface.len() > 15 || host_interface.contains(['/', ' ', '%', ':']) || host_interface.starts_with('.') {
+        if host_interface.len() > 15
+            || host_interface.contains(['/', ' ', '%', ':'])
+            || host_interface.starts_with('.')
+        {
             return Err(fields.wrong(
                 "HostTunnelDeviceName",
                 format!("`{host_interface}` is no interface name"),
                 "write 1 to 15 bytes without / : % and blanks",
             ));
         }
-        for field in ["TunnelIP", "ProxySubnetwork", "TunNetIPv6", "ProxySubnetworkIPv6"] {
+        for field in [
+            "TunnelIP",
+            "ProxySubnetwork",
+            "TunNetIPv6",
+            "ProxySubnetworkIPv6",
+        ] {
             if let Some(text) = fields.text(field)?
                 && protocol::address::parse(&text).is_err()
             {
-                return Err(fields.wrong(field, format!("`{text}` is not an IP address"), "correct it or leave it out"));
+                return Err(fields.wrong(
+                    field,
+                    format!("`{text}` is not an IP address"),
+                    "correct it or leave it out",
+                ));
             }
         }
         fields.text("ProxySubnetworkMask")?;
@@ -75,7 +87,9 @@ impl TunConfig {
         Ok(Self {
             host_interface,
             tunnel_port: fields.port("TunnelPort")?.unwrap_or(defaults.tunnel_port),
-            mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(defaults.mtu),
+            mtu: mtu
+                .and_then(|mtu| u16::try_from(mtu).ok())
+                .unwrap_or(defaults.mtu),
         })
     }
 }
@@ -97,7 +111,9 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.host_interface, "goProxyTun");
-        let old = parse(r#"{"HostTUNDeviceName":"goProxyTun","TunNetIP":"10.19.1.254","TunnelPort":"50103","Mtusize":1450}"#);
+        let old = parse(
+            r#"{"HostTUNDeviceName":"goProxyTun","TunNetIP":"10.19.1.254","TunnelPort":"50103","Mtusize":1450}"#,
+        );
         assert_eq!(old.unwrap(), config);
         assert_eq!(parse("{}").unwrap(), TunConfig::default());
     }

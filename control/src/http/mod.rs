@@ -29,7 +29,9 @@ struct Message {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let message = Message { message: self.message };
+        let message = Message {
+            message: self.message,
+        };
         (status, axum::Json(message)).into_response()
     }
 }

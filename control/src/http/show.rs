@@ -44,7 +44,11 @@ impl From<RouteLine> for RouteView {
             backends: line
                 .backends
                 .into_iter()
-                .map(|(instance, address, via)| BackendView { instance, address, via })
+                .map(|(instance, address, via)| BackendView {
+                    instance,
+                    address,
+                    via,
+                })
                 .collect(),
         }
     }
@@ -104,7 +108,10 @@ fn many() -> usize {
     1000
 }
 
-pub(super) async fn flows(State(app): State<App>, Query(limit): Query<Limit>) -> Result<Response, Refusal> {
+pub(super) async fn flows(
+    State(app): State<App>,
+    Query(limit): Query<Limit>,
+) -> Result<Response, Refusal> {
     let forwarding = app.node.forwarding();
     let lines = tokio::task::spawn_blocking(move || forwarding.flows(limit.limit))
         .await
@@ -119,20 +126,63 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     let status = app.node.status().await;
     let mut text = String::new();
     let mut gauge = |name: &str, help: &str, value: u64| {
-        let _ = write!(text, "# HELP netmanager_{name} {help}\n# TYPE netmanager_{name} gauge\nnetmanager_{name} {value}\n");
+        let _ = write!(
+            text,
+            "# HELP netmanager_{name} {help}\n# TYPE netmanager_{name} gauge\nnetmanager_{name} {value}\n"
+        );
     };
-    gauge("up", "Whether the node has its subnetwork and forwards.", status.up.into());
-    gauge("link_connected", "Whether the broker is connected.", status.link.connected.into());
-    gauge("containers", "Attached containers.", status.containers.len() as u64);
-    gauge("subnetworks", "Subnetworks held.", status.subnetworks.len() as u64);
-    gauge("table_queries", "Table queries unanswered or waiting.", status.link.queries as u64);
-    gauge("announcements_unconfirmed", "Announcements that the cluster has not confirmed.", status.link.unconfirmed as u64);
-    gauge("malformed_messages", "Messages that could not be understood.", status.link.malformed);
-    gauge("addresses_reused_early", "Addresses handed out again before they had rested.", status.reused_early);
+    gauge(
+        "up",
+        "Whether the node has its subnetwork and forwards.",
+        status.up.into(),
+    );
+    gauge(
+        "link_connected",
+        "Whether the broker is connected.",
+        status.link.connected.into(),
+    );
+    gauge(
+        "containers",
+        "Attached containers.",
+        status.containers.len() as u64,
+    );
+    gauge(
+        "subnetworks",
+        "Subnetworks held.",
+        status.subnetworks.len() as u64,
+    );
+    gauge(
+        "table_queries",
+        "Table queries unanswered or waiting.",
+        status.link.queries as u64,
+    );
+    gauge(
+        "announcements_unconfirmed",
+        "Announcements that the cluster has not confirmed.",
+        status.link.unconfirmed as u64,
+    );
+    gauge(
+        "malformed_messages",
+        "Messages that could not be understood.",
+        status.link.malformed,
+    );
+    gauge(
+        "addresses_reused_early",
+        "Addresses handed out again before they had rested.",
+        status.reused_early,
+    );
     if let Some(dataplane) = status.dataplane {
         gauge("flows", "Live flows.", dataplane.flows);
-        gauge("flow_capacity", "Flows that the table holds.", dataplane.flow_capacity);
-        gauge("packets_waiting", "Packets that wait for a route.", dataplane.waiting);
+        gauge(
+            "flow_capacity",
+            "Flows that the table holds.",
+            dataplane.flow_capacity,
+        );
+        gauge(
+            "packets_waiting",
+            "Packets that wait for a route.",
+            dataplane.waiting,
+        );
         for (name, label, counts) in [
             ("packets_received", "port", dataplane.received),
             ("packets_sent", "port", dataplane.sent),
@@ -143,7 +193,10 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
             let mut counts: Vec<_> = counts.into_iter().collect();
             counts.sort_unstable();
             for (value, packets) in counts {
-                let _ = writeln!(text, "netmanager_{name}_total{{{label}=\"{value}\"}} {packets}");
+                let _ = writeln!(
+                    text,
+                    "netmanager_{name}_total{{{label}=\"{value}\"}} {packets}"
+                );
             }
         }
     }

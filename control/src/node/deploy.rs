@@ -30,9 +30,15 @@ impl Node {
     ///
     /// # Errors
     /// 400 before registration and for a bad body, 500 with a reason when it failed; then nothing is left behind.
-    pub async fn deploy(self: &Arc<Self>, request: Deploy, kind: Kind) -> Result<Deployed, Refusal> {
+    pub async fn deploy(
+        self: &Arc<Self>,
+        request: Deploy,
+        kind: Kind,
+    ) -> Result<Deployed, Refusal> {
         if !self.inner().up {
-            return Err(Refusal::bad("this node is not registered yet; call /register first"));
+            return Err(Refusal::bad(
+                "this node is not registered yet; call /register first",
+            ));
         }
         let job: JobName = request
             .service_name
@@ -44,7 +50,10 @@ impl Node {
             .map(Into::into)
             .collect();
         if kind == Kind::Container && request.pid <= 0 {
-            return Err(Refusal::bad(format!("pid {} is not a process", request.pid)));
+            return Err(Refusal::bad(format!(
+                "pid {} is not a process",
+                request.pid
+            )));
         }
         let node = Arc::clone(self);
         let key: Key = (job.as_str().to_owned(), request.instance_number);
@@ -82,7 +91,11 @@ impl Node {
         };
         let existing = self.find(&key);
         if let Some(existing) = existing {
-            tracing::info!(job = key.0, instance = key.1, "deployed again: replacing what runs");
+            tracing::info!(
+                job = key.0,
+                instance = key.1,
+                "deployed again: replacing what runs"
+            );
             self.release(&existing).await;
         }
         let mut undo = Undo::default();
@@ -182,12 +195,19 @@ impl Node {
     }
 
     /// Enters the container into the books and its ports into the rules.
-    async fn publish(self: &Arc<Self>, key: &Key, container: &Container, undo: &mut Undo) -> Result<(), AttachError> {
+    async fn publish(
+        self: &Arc<Self>,
+        key: &Key,
+        container: &Container,
+        undo: &mut Undo,
+    ) -> Result<(), AttachError> {
         let published = !container.ports.is_empty();
         if published {
             let node = Arc::clone(self);
             undo.push("take the published ports back", async move {
-                node.refresh_rules().await.map_err(|error| error.to_string())
+                node.refresh_rules()
+                    .await
+                    .map_err(|error| error.to_string())
             });
         }
         self.inner().state.containers.push(container.clone());
@@ -224,7 +244,12 @@ impl Node {
             .retain(|container| container.job != key.0 || container.number != key.1);
     }
 
-    fn reserve_ports(self: &Arc<Self>, key: &Key, ports: &[Published], undo: &mut Undo) -> Result<(), AttachError> {
+    fn reserve_ports(
+        self: &Arc<Self>,
+        key: &Key,
+        ports: &[Published],
+        undo: &mut Undo,
+    ) -> Result<(), AttachError> {
         if ports.is_empty() {
             return Ok(());
         }
@@ -249,7 +274,10 @@ impl Node {
                 )));
             }
             if ports.iter().take(index).any(same) {
-                return Err(AttachError::PortTaken(format!("port {}/{transport} is named twice", port.host)));
+                return Err(AttachError::PortTaken(format!(
+                    "port {}/{transport} is named twice",
+                    port.host
+                )));
             }
             if let Some(reason) = firewall::port_in_use(*port) {
                 return Err(AttachError::PortTaken(reason));
@@ -344,7 +372,9 @@ impl Node {
     pub(super) async fn detach(self: &Arc<Self>, key: &Key, only: Option<u32>) {
         let turn = self.turn(key);
         let _turn = turn.lock().await;
-        let Some(container) = self.find(key) else { return };
+        let Some(container) = self.find(key) else {
+            return;
+        };
         if only.is_some_and(|ifindex| ifindex != container.ifindex) {
             return;
         }

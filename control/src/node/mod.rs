@@ -4,14 +4,17 @@
 //! deploys of different instances run side by side and nothing waits for the cluster.
 
 mod deploy;
-pub use deploy::Kind;
 mod register;
 mod stop;
 mod watch;
 
+pub use deploy::Kind;
+pub use stop::purge_without_daemon;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -108,6 +111,7 @@ pub struct Node {
     turns: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
     address_changed: tokio::sync::Notify,
     failed: tokio::sync::Notify,
+    broken: AtomicBool,
     started: Instant,
     /// Lets tests fail an attach at any step.
     pub fault: Arc<Fault>,
@@ -231,7 +235,10 @@ impl Node {
         };
         state.boot_id = boot;
         let node = Arc::new(Self {
-            firewall: Arc::new(Firewall::new(&options.instance, &options.tun.host_interface)),
+            firewall: Arc::new(Firewall::new(
+                &options.instance,
+                &options.tun.host_interface,
+            )),
             sequence: Arc::new(Sequence::starting_after(state.seq)),
             options,
             forwarding,
@@ -252,6 +259,7 @@ impl Node {
             turns: Mutex::new(HashMap::new()),
             address_changed: tokio::sync::Notify::new(),
             failed: tokio::sync::Notify::new(),
+            broken: AtomicBool::new(false),
             started: Instant::now(),
             fault: Arc::new(Fault::default()),
             tasks: Mutex::new(Vec::new()),
@@ -295,7 +303,9 @@ impl Node {
     /// Runs a command of the data plane where it may block.
     async fn forward<T: Send + 'static>(
         &self,
-        command: impl FnOnce(&dyn Forwarding) -> Result<T, crate::forwarding::CommandError> + Send + 'static,
+        command: impl FnOnce(&dyn Forwarding) -> Result<T, crate::forwarding::CommandError>
+        + Send
+        + 'static,
     ) -> Result<T, crate::forwarding::CommandError> {
         let forwarding = Arc::clone(&self.forwarding);
         tokio::task::spawn_blocking(move || command(forwarding.as_ref()))
@@ -356,7 +366,12 @@ impl Node {
         let interface = self.forwarding.host_interface_index();
         host::configure(&self.netlink, interface, self.options.tun.mtu, &subnets)
             .await
-            .map_err(|error| format!("host interface {}: {error}", self.options.tun.host_interface))?;
+            .map_err(|error| {
+                format!(
+                    "host interface {}: {error}",
+                    self.options.tun.host_interface
+                )
+            })?;
         self.firewall
             .set_rules(&self.rules())
             .await
@@ -380,9 +395,17 @@ impl Node {
                 .iter()
                 .any(|link| link.index == container.ifindex && link.name == container.interface);
             let alive = link_stands && still_lives(&container);
-            let outcome = if alive { self.attach_again(&container).await } else { Err("it ended meanwhile".to_owned()) };
+            let outcome = if alive {
+                self.attach_again(&container).await
+            } else {
+                Err("it ended meanwhile".to_owned())
+            };
             match outcome {
-                Ok(()) => tracing::info!(job = container.job, instance = container.number, "container taken over"),
+                Ok(()) => tracing::info!(
+                    job = container.job,
+                    instance = container.number,
+                    "container taken over"
+                ),
                 Err(reason) => {
                     tracing::warn!(job = container.job, instance = container.number, %reason, "container of the last run is gone");
                     self.release(&container).await;
@@ -420,7 +443,10 @@ impl Node {
             .collect();
         for link in self.netlink.links().await.unwrap_or_default() {
             if link.name.starts_with(&prefix) && !known.contains(&link.name) {
-                tracing::info!(interface = link.name, "removing what an interrupted deploy left behind");
+                tracing::info!(
+                    interface = link.name,
+                    "removing what an interrupted deploy left behind"
+                );
                 if let Err(error) = self.netlink.delete_link(link.index).await {
                     tracing::warn!(%error, "it could not be removed");
                 }
@@ -471,7 +497,14 @@ impl Node {
                     ports: container
                         .ports
                         .iter()
-                        .map(|port| format!("{}:{}/{}", port.host, port.container, if port.udp { "udp" } else { "tcp" }))
+                        .map(|port| {
+                            format!(
+                                "{}:{}/{}",
+                                port.host,
+                                port.container,
+                                if port.udp { "udp" } else { "tcp" }
+                            )
+                        })
                         .collect(),
                 })
                 .collect(),
@@ -489,12 +522,20 @@ impl Node {
     pub async fn failed(&self) {
         self.failed.notified().await;
     }
+
+    /// Whether that has happened.
+    #[must_use]
+    pub fn broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
 }
 
 /// Whether a container's process still has the namespace that was attached.
 fn still_lives(container: &Container) -> bool {
     match &container.made_namespace {
-        Some(name) => Namespace::named(name).is_ok_and(|namespace| namespace.inode() == container.netns),
+        Some(name) => {
+            Namespace::named(name).is_ok_and(|namespace| namespace.inode() == container.netns)
+        }
         None => inode_of_process(container.pid) == Some(container.netns),
     }
 }

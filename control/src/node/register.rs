@@ -7,6 +7,7 @@ use protocol::node_http::Register;
 
 use super::{Node, PATIENCE, Refusal};
 use crate::cluster_link::{Broker, ClusterLink, Command};
+use crate::config::NetConfig;
 use crate::host;
 use crate::state::{Container, Identity};
 
@@ -56,7 +57,11 @@ impl Node {
             Ok(()) => {
                 self.inner().confirmed = true;
                 if yields && let Some(before) = before {
-                    tracing::info!(old = before.client_id, new = wanted.client_id, "the cluster knows this node by another id now");
+                    tracing::info!(
+                        old = before.client_id,
+                        new = wanted.client_id,
+                        "the cluster knows this node by another id now"
+                    );
                     self.announce_all();
                     self.give_back_surplus().await;
                 }
@@ -102,12 +107,18 @@ impl Node {
                         Ok(()) => {
                             for container in gone.take().unwrap_or_default() {
                                 let namespace = container.namespace();
-                                node.tell_link(Command::Leave(container.job, container.number, namespace));
+                                node.tell_link(Command::Leave(
+                                    container.job,
+                                    container.number,
+                                    namespace,
+                                ));
                             }
                             node.save_or_log().await;
                             return;
                         }
-                        Err(reason) => tracing::warn!(%reason, "not back in the cluster yet; trying again"),
+                        Err(reason) => {
+                            tracing::warn!(%reason, "not back in the cluster yet; trying again")
+                        }
                     }
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -115,14 +126,22 @@ impl Node {
         }));
     }
 
-    async fn bring_up(self: &Arc<Self>, identity: &Identity, patience: Duration) -> Result<(), String> {
+    async fn bring_up(
+        self: &Arc<Self>,
+        identity: &Identity,
+        patience: Duration,
+    ) -> Result<(), String> {
         let deadline = Instant::now() + patience;
-        let broker = self.broker(identity)?;
+        let broker = broker(&self.options.net, identity)?;
         let endpoint = self.endpoint_by(deadline).await?;
         let link = {
             let mut slot = self.link.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(slot.get_or_insert_with(|| {
-                Arc::new(ClusterLink::start(broker, Arc::clone(&self.forwarding), Arc::clone(&self.sequence)))
+                Arc::new(ClusterLink::start(
+                    broker,
+                    Arc::clone(&self.forwarding),
+                    Arc::clone(&self.sequence),
+                ))
             }))
         };
         link.tell(Command::Endpoint(endpoint, self.options.net.public_port));
@@ -136,17 +155,22 @@ impl Node {
                     _ => "the broker did not answer in time".to_owned(),
                 });
             };
-            self.inner()
-                .state
-                .ledger
-                .take_in(result.address, result.addressv6, &identity.client_id);
+            self.inner().state.ledger.take_in(
+                result.address,
+                result.addressv6,
+                &identity.client_id,
+            );
         }
         self.inner().state.identity = Some(identity.clone());
         self.apply_subnets().await?;
         self.announce_all();
         self.save_or_log().await;
         self.inner().up = true;
-        tracing::info!(node = identity.client_id, subnetworks = self.inner().state.ledger.subnets().len(), "the node is up");
+        tracing::info!(
+            node = identity.client_id,
+            subnetworks = self.inner().state.ledger.subnets().len(),
+            "the node is up"
+        );
         Ok(())
     }
 
@@ -159,28 +183,6 @@ impl Node {
         }
     }
 
-    fn broker(&self, identity: &Identity) -> Result<Broker, String> {
-        let net = &self.options.net;
-        let host = if identity.cluster_address.is_empty() {
-            net.cluster_host.clone()
-        } else {
-            Some(identity.cluster_address.clone())
-        };
-        let host = host.ok_or("the cluster's address is not known: set ClusterUrl in netcfg.json, or send cluster_address with /register")?;
-        let host = host
-            .trim_start_matches("http://")
-            .trim_start_matches("https://")
-            .trim_end_matches('/')
-            .trim_matches(['[', ']'])
-            .to_owned();
-        Ok(Broker {
-            client_id: identity.client_id.clone(),
-            host,
-            port: net.cluster_port,
-            tls: net.tls.clone(),
-        })
-    }
-
     /// The tunnel endpoint, waited for: a node that starts before its network says so.
     async fn endpoint_by(&self, deadline: Instant) -> Result<std::net::IpAddr, String> {
         loop {
@@ -190,7 +192,10 @@ impl Node {
             }
             let waiting = "this node has no default route, hence no address to announce; connect it, or set NodePublicAddress in netcfg.json";
             tracing::warn!("{waiting}");
-            if tokio::time::timeout_at(deadline.into(), changed).await.is_err() {
+            if tokio::time::timeout_at(deadline.into(), changed)
+                .await
+                .is_err()
+            {
                 return Err(waiting.to_owned());
             }
         }
@@ -201,13 +206,15 @@ impl Node {
         let net = &self.options.net;
         let found = match net.public_address {
             Some(address) => Some(address),
-            None => match host::public_address(&self.netlink, net.default_interface.as_deref()).await {
-                Ok(found) => found,
-                Err(error) => {
-                    tracing::warn!(%error, "the node's address could not be looked up");
-                    None
+            None => {
+                match host::public_address(&self.netlink, net.default_interface.as_deref()).await {
+                    Ok(found) => found,
+                    Err(error) => {
+                        tracing::warn!(%error, "the node's address could not be looked up");
+                        None
+                    }
                 }
-            },
+            }
         };
         if let Some(address) = found {
             self.inner().endpoint = Some(address);
@@ -239,4 +246,26 @@ impl Node {
         }
         self.save_or_log().await;
     }
+}
+
+/// Where the broker is for an identity.
+pub(super) fn broker(net: &NetConfig, identity: &Identity) -> Result<Broker, String> {
+    let host = if identity.cluster_address.is_empty() {
+        net.cluster_host.clone()
+    } else {
+        Some(identity.cluster_address.clone())
+    };
+    let host = host.ok_or("the cluster's address is not known: set ClusterUrl in netcfg.json, or send cluster_address with /register")?;
+    let host = host
+        .trim_start_matches("http://")
+        .trim_start_matches("https://")
+        .trim_end_matches('/')
+        .trim_matches(['[', ']'])
+        .to_owned();
+    Ok(Broker {
+        client_id: identity.client_id.clone(),
+        host,
+        port: net.cluster_port,
+        tls: net.tls.clone(),
+    })
 }

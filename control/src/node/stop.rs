@@ -2,9 +2,13 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::Node;
-use crate::cluster_link::Command;
-use crate::host;
+use super::{Node, Options, StartError};
+use crate::attach::unikernel;
+use crate::cluster_link::{self, Command};
+use crate::firewall::Firewall;
+use crate::netlink::Netlink;
+use crate::state::StateFile;
+use crate::{host, instance};
 
 impl Node {
     /// Stops gracefully. With no container attached everything is removed but the state file; with containers, what
@@ -72,4 +76,54 @@ impl Node {
         let changed = std::mem::take(&mut self.inner().state.sysctls);
         host::restore_settings(&changed);
     }
+}
+
+/// The same as [`Node::purge`] where no daemon runs: from the state file alone.
+///
+/// # Errors
+/// The kernel or the state file cannot be used.
+pub async fn purge_without_daemon(options: Options) -> Result<(), StartError> {
+    let netlink = Netlink::open().map_err(StartError::Netlink)?;
+    let file = StateFile::open(&options.state_dir, &options.instance)?;
+    let state = file.load()?;
+    for name in state
+        .containers
+        .iter()
+        .filter_map(|container| container.made_namespace.as_deref())
+    {
+        if let Err(error) = unikernel::remove(name).await {
+            tracing::warn!(%error, "a namespace could not be removed");
+        }
+    }
+    let prefix = instance::interface_prefix(&options.instance);
+    for link in netlink.links().await.unwrap_or_default() {
+        if link.name.starts_with(&prefix)
+            && let Err(error) = netlink.delete_link(link.index).await
+        {
+            tracing::warn!(%error, "an interface could not be removed");
+        }
+    }
+    let firewall = Firewall::new(&options.instance, &options.tun.host_interface);
+    if let Err(error) = firewall.clear().await {
+        tracing::warn!(%error, "the rules could not be removed");
+    }
+    host::restore_settings(&state.sysctls);
+    if let Some(identity) = &state.identity {
+        let owners: Vec<String> = state
+            .ledger
+            .subnets()
+            .iter()
+            .map(|held| held.owner.clone())
+            .collect();
+        let outcome = match super::register::broker(&options.net, identity) {
+            Ok(broker) => cluster_link::give_back(&broker, &owners).await,
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = outcome {
+            tracing::warn!(%reason, "the subnetworks could not be given back; the cluster keeps them for this node's id");
+        }
+    }
+    file.remove()?;
+    tracing::info!("everything removed");
+    Ok(())
 }

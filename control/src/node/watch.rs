@@ -53,7 +53,9 @@ impl Node {
             }
         }));
         let node = Arc::clone(self);
-        self.keep_task(tokio::spawn(async move { node.serve(events, &notices).await }));
+        self.keep_task(tokio::spawn(
+            async move { node.serve(events, &notices).await },
+        ));
     }
 
     async fn detach_the_dead(self: &Arc<Self>) {
@@ -61,14 +63,20 @@ impl Node {
         if containers.is_empty() {
             return;
         }
-        let Ok(links) = self.netlink.links().await else { return };
+        let Ok(links) = self.netlink.links().await else {
+            return;
+        };
         for container in containers {
             let linked = links
                 .iter()
                 .any(|link| link.index == container.ifindex && link.name == container.interface);
             if !linked || !still_lives(&container) {
                 let key: Key = (container.job.clone(), container.number);
-                tracing::info!(job = key.0, instance = key.1, "its network namespace is gone");
+                tracing::info!(
+                    job = key.0,
+                    instance = key.1,
+                    "its network namespace is gone"
+                );
                 self.detach(&key, Some(container.ifindex)).await;
             }
         }
@@ -84,7 +92,9 @@ impl Node {
                 self.tell_link(Command::Endpoint(address, self.options.net.public_port));
             }
             None if before.is_some() => {
-                tracing::warn!("the default route is gone; the last address stays announced until there is another");
+                tracing::warn!(
+                    "the default route is gone; the last address stays announced until there is another"
+                );
             }
             _ => {}
         }
@@ -104,6 +114,7 @@ impl Node {
                     }
                     Some(Event::WorkerDied(reason)) => {
                         tracing::error!(%reason, "a worker of the data plane ended; the Net Manager must start anew");
+                        self.broken.store(true, std::sync::atomic::Ordering::Relaxed);
                         self.failed.notify_one();
                     }
                     None => return,
@@ -173,7 +184,9 @@ async fn listen(notices: Arc<Notices>) {
                 }
                 task.abort();
             }
-            Err(error) => tracing::warn!(%error, "the kernel's notices cannot be had; looking each second instead"),
+            Err(error) => {
+                tracing::warn!(%error, "the kernel's notices cannot be had; looking each second instead")
+            }
         }
         tokio::time::sleep(ROUND).await;
     }

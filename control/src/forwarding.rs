@@ -1,11 +1,9 @@
 //! What the Net Manager needs of the data plane, as a trait: the journeys of this crate run against a recording one,
 //! the node against the real one.
 
-mod types;
-
-pub use types::{
-    Attachment, CommandError, Count, Event, FlowLine, InstanceRoute, JobRoutes, NextHop, Pair, Policy, RouteLine,
-    ServiceAddress, Stats, Subnet,
+pub use dataplane::api::{
+    Attachment, CommandError, Count, Event, FlowLine, InstanceRoute, JobRoutes, NextHop, Pair,
+    Policy, RouteLine, ServiceAddress, Stats, Subnet,
 };
 
 use std::net::IpAddr;
@@ -23,6 +21,11 @@ pub trait Forwarding: Send + Sync + 'static {
     /// # Errors
     /// The data plane has stopped.
     fn set_subnets(&self, subnets: Vec<Subnet>) -> Result<(), CommandError>;
+    /// The Instance IPs of the node's own processes.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn set_host_instance(&self, instance: Pair) -> Result<(), CommandError>;
     /// Takes a container's veth end over.
     ///
     /// # Errors

@@ -1,0 +1,202 @@
+//! What people type: status, routes, flows, logs, version, down.
+
+use std::error::Error;
+use std::os::unix::process::CommandExt;
+
+use hyper::Method;
+use serde_json::Value;
+
+use super::client::{ClientError, ask};
+use super::{Command, Format, Options, run};
+use crate::http::{FlowView, RouteView};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+pub(super) fn run(options: &Options, command: Command) -> Outcome {
+    match command {
+        Command::Version(format) => {
+            version(format);
+            Ok(())
+        }
+        Command::Logs { lines, follow } => logs(options, lines, follow),
+        Command::Status(format) => {
+            let body = request(options, Method::GET, "/status")?;
+            show(format, &body, status)
+        }
+        Command::Routes(format) => {
+            let body = request(options, Method::GET, "/routes")?;
+            show(format, &body, routes)
+        }
+        Command::Flows { format, limit } => {
+            let body = request(options, Method::GET, &format!("/flows?limit={limit}"))?;
+            show(format, &body, flows)
+        }
+        Command::Down { .. } => match request(options, Method::POST, "/down") {
+            Err(error) if matches!(*error, ClientError::Down(..)) => run::purge(options),
+            Err(error) => Err(error),
+            Ok(_) => Ok(()),
+        },
+        Command::Run(_) | Command::Config(_) => Ok(()),
+    }
+}
+
+fn request(options: &Options, method: Method, path: &str) -> Result<String, Box<ClientError>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ClientError::Broken(error.to_string()))?;
+    runtime
+        .block_on(ask(&options.socket, method, path))
+        .map_err(Box::new)
+}
+
+fn show(format: Format, body: &str, print: fn(&str) -> Outcome) -> Outcome {
+    if format.json {
+        println!("{body}");
+        return Ok(());
+    }
+    print(body)
+}
+
+fn version(format: Format) {
+    let version = env!("CARGO_PKG_VERSION");
+    if format.json {
+        println!("{}", serde_json::json!({ "version": version }));
+    } else {
+        println!("NetManager {version}");
+    }
+}
+
+/// Becomes `tail` on the log file, or `journalctl` where there is none.
+fn logs(options: &Options, lines: u32, follow: bool) -> Outcome {
+    let lines = lines.to_string();
+    let mut command = if options.log.exists() {
+        let mut command = std::process::Command::new("tail");
+        command.args(["-n", &lines]);
+        if follow {
+            command.arg("-F");
+        }
+        command.arg(&options.log);
+        command
+    } else {
+        let mut command = std::process::Command::new("journalctl");
+        command.args(["--no-pager", "-u", "netmanager.service", "-n", &lines]);
+        if follow {
+            command.arg("-f");
+        }
+        command
+    };
+    let program = command.get_program().to_string_lossy().into_owned();
+    let error = command.exec();
+    Err(format!(
+        "{program}: {error}; there is no {} either",
+        options.log.display()
+    )
+    .into())
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value.get(field).and_then(Value::as_str).unwrap_or("-")
+}
+
+fn status(body: &str) -> Outcome {
+    let status: Value = serde_json::from_str(body)?;
+    let link = &status["link"];
+    let connected = link["connected"] == true;
+    println!("version      {}", text(&status, "version"));
+    println!("instance     {}", text(&status, "instance"));
+    println!(
+        "up           {}",
+        if status["up"] == true { "yes" } else { "no" }
+    );
+    println!("node id      {}", text(&status, "client_id"));
+    println!(
+        "announced    {} port {}",
+        text(&status, "public_address"),
+        status["public_port"]
+    );
+    for subnetwork in status["subnetworks"].as_array().into_iter().flatten() {
+        println!("subnetwork   {}", subnetwork.as_str().unwrap_or("-"));
+    }
+    println!(
+        "cluster link {}",
+        if connected { "connected" } else { "down" }
+    );
+    if let Some(error) = link["last_error"].as_str() {
+        println!("             {error}");
+    }
+    println!(
+        "             {} jobs followed, {} queries under way, {} announcements unconfirmed, {} malformed messages",
+        link["jobs"].as_array().map_or(0, Vec::len),
+        link["queries"],
+        link["unconfirmed"],
+        link["malformed"]
+    );
+    let dataplane = &status["dataplane"];
+    if dataplane.is_null() {
+        println!("data plane   does not answer");
+    } else {
+        println!(
+            "data plane   {} workers, {} of {} flows, {} packets waiting, memory: {}",
+            dataplane["workers"],
+            dataplane["flows"],
+            dataplane["flow_capacity"],
+            dataplane["waiting"],
+            text(dataplane, "memory")
+        );
+    }
+    for container in status["containers"].as_array().into_iter().flatten() {
+        let ports: Vec<&str> = container["ports"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        println!(
+            "container    {} instance {}  {}  {}  pid {}  {}",
+            text(container, "job"),
+            container["instance"],
+            text(container, "addresses"),
+            text(container, "interface"),
+            container["pid"],
+            ports.join(" ")
+        );
+    }
+    Ok(())
+}
+
+fn routes(body: &str) -> Outcome {
+    for route in serde_json::from_str::<Vec<RouteView>>(body)? {
+        let backends: Vec<String> = route
+            .backends
+            .iter()
+            .map(|backend| {
+                format!(
+                    "#{} {} via {}",
+                    backend.instance, backend.address, backend.via
+                )
+            })
+            .collect();
+        println!(
+            "{:<40} {:<12} {}  ->  {}",
+            route.address,
+            route.kind,
+            route.job,
+            backends.join(", ")
+        );
+    }
+    Ok(())
+}
+
+fn flows(body: &str) -> Outcome {
+    for flow in serde_json::from_str::<Vec<FlowView>>(body)? {
+        let backend = flow
+            .backend
+            .map_or_else(|| "-".to_owned(), |backend| backend.to_string());
+        println!(
+            "{:<4} {} -> {} by {}  expires in {:.0} s",
+            flow.protocol, flow.client, flow.service, backend, flow.expires_in_seconds
+        );
+    }
+    Ok(())
+}

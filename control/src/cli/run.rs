@@ -1,0 +1,217 @@
+//! The daemon's life: settings, data plane, node, socket, signals.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+
+use super::{Options, Overrides};
+use crate::config::{IdleMode, NetConfig, TunConfig, UplinkChoice};
+use crate::forwarding::{Event, Forwarding};
+use crate::node::{Node, Options as NodeOptions};
+use crate::{dataplane, http, instance};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// Questions of the data plane that may wait; it repeats what is lost.
+const EVENTS: usize = 4096;
+
+fn settings(
+    options: &Options,
+    overrides: &Overrides,
+) -> Result<(NetConfig, TunConfig, bool), Box<dyn Error>> {
+    let mut net = NetConfig::load(&options.config)?;
+    let (mut tun, present) = match TunConfig::load(&options.tun_config)? {
+        Some(tun) => (tun, true),
+        None => (TunConfig::default(), false),
+    };
+    if let Some(uplink) = &overrides.uplink {
+        net.dataplane.uplink =
+            UplinkChoice::parse(uplink).map_err(|problem| format!("--uplink: {problem}"))?;
+    }
+    if let Some(workers) = overrides.workers {
+        net.dataplane.workers = Some(usize::from(workers));
+    }
+    match overrides.idle.as_deref() {
+        Some("spin") => net.dataplane.idle = Some(IdleMode::Spin),
+        Some(_) => net.dataplane.idle = Some(IdleMode::Backoff),
+        None => {}
+    }
+    if overrides.hugepage_mb.is_some() {
+        net.dataplane.hugepage_mb = overrides.hugepage_mb;
+    }
+    if let Some(flows) = overrides.flows {
+        net.dataplane.flows = flows;
+    }
+    if overrides.cluster.is_some() {
+        net.cluster_host.clone_from(&overrides.cluster);
+    }
+    if let Some(mtu) = overrides.mtu {
+        tun.mtu = mtu;
+    }
+    Ok((net, tun, present))
+}
+
+fn start_log(debug: bool) {
+    let level = if debug { "debug" } else { "info" };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new(format!(
+            "{level},netlink_proto=warn,rumqttc=warn,hyper=warn"
+        ))
+    });
+    let logger = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    if let Err(error) = logger.try_init() {
+        eprintln!("NetManager: the log could not be started: {error}");
+    }
+}
+
+/// Checks the configuration and says what follows from it.
+pub(super) fn check(options: &Options, overrides: &Overrides) -> Outcome {
+    let (net, tun, present) = settings(options, overrides)?;
+    println!("{}: in order", options.config.display());
+    if present {
+        println!("{}: in order", options.tun_config.display());
+    } else {
+        println!(
+            "{}: not there; the defaults hold",
+            options.tun_config.display()
+        );
+    }
+    println!(
+        "broker {} port {}, tunnel on UDP port {} announced as {}, host interface {}, MTU {}",
+        net.cluster_host.as_deref().unwrap_or("as /register says"),
+        net.cluster_port,
+        tun.tunnel_port,
+        net.public_port,
+        tun.host_interface,
+        tun.mtu
+    );
+    Ok(())
+}
+
+pub(super) fn daemon(options: &Options, overrides: &Overrides) -> Outcome {
+    if overrides.check {
+        return check(options, overrides);
+    }
+    let (net, tun, present) = settings(options, overrides)?;
+    start_log(net.debug);
+    if !present {
+        tracing::info!(file = %options.tun_config.display(), "no such file; the defaults hold");
+    }
+    if net.public_ip_networking && net.public_address.is_none() {
+        tracing::warn!(
+            "PublicIPNetworking asks an outside service for this node's address, which this Net Manager does not do: set NodePublicAddress; until then the address of the default route is announced"
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(options, net, tun))
+}
+
+async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let instance = instance::id(&options.config);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        instance,
+        "Net Manager starts"
+    );
+    // The socket first: two Net Managers on one path must not both touch the machine.
+    let listener = http::listen(&options.socket).await?;
+    let config = dataplane::config(&instance, &net, &tun).await?;
+    let (events, inbox) = mpsc::channel::<Event>(EVENTS);
+    let plane = tokio::task::spawn_blocking(move || {
+        ::dataplane::Dataplane::start(
+            &config,
+            Box::new(move |event| {
+                // A full channel loses a question, and the data plane asks again.
+                let _ = events.try_send(event);
+            }),
+        )
+    })
+    .await??;
+    let forwarding: Arc<dyn Forwarding> = Arc::new(plane.handle());
+    let node_options = NodeOptions {
+        instance,
+        net,
+        tun,
+        state_dir: options.state_dir.clone(),
+    };
+    let node = Node::start(node_options, forwarding, inbox).await?;
+    let purged = Arc::new(Notify::new());
+    let server = axum::serve(
+        listener,
+        http::router(Arc::clone(&node), Arc::clone(&purged)),
+    );
+    let ended = Notify::new();
+    let server = server.with_graceful_shutdown({
+        let ended = Arc::new(ended);
+        let waiting = Arc::clone(&ended);
+        let outcome = Ending {
+            node: Arc::clone(&node),
+            ended,
+        };
+        let signals = async move {
+            tokio::select! {
+                _ = terminate.recv() => outcome.stop(true).await,
+                _ = interrupt.recv() => outcome.stop(true).await,
+                () = purged.notified() => outcome.ended.notify_one(),
+                () = outcome.node.failed() => outcome.stop(false).await,
+            }
+        };
+        tokio::spawn(signals);
+        async move { waiting.notified().await }
+    });
+    let failed = Arc::clone(&node);
+    let served = server.await;
+    let unlinked = std::fs::remove_file(&options.socket);
+    if let Err(error) = unlinked {
+        tracing::debug!(%error, "the socket file could not be removed");
+    }
+    tokio::task::spawn_blocking(move || plane.stop()).await?;
+    served?;
+    if failed.broken() {
+        return Err("a worker of the data plane ended; the log says why".into());
+    }
+    Ok(())
+}
+
+struct Ending {
+    node: Arc<Node>,
+    ended: Arc<Notify>,
+}
+
+impl Ending {
+    async fn stop(&self, graceful: bool) {
+        if graceful {
+            self.node.stop().await;
+        }
+        self.ended.notify_one();
+    }
+}
+
+/// `down --purge` while no daemon runs: the same, without a data plane.
+pub(super) fn purge(options: &Options) -> Outcome {
+    start_log(false);
+    let (net, tun, _) = settings(options, &Overrides::default())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let instance = instance::id(&options.config);
+    let node_options = NodeOptions {
+        instance,
+        net,
+        tun,
+        state_dir: options.state_dir.clone(),
+    };
+    runtime.block_on(async {
+        crate::node::purge_without_daemon(node_options).await?;
+        Ok(())
+    })
+}

@@ -1,0 +1,114 @@
+//! The real data plane behind [`Forwarding`], and how its configuration follows from ours.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dataplane::{Config, Handle, Idle, Uplink};
+
+use crate::config::{IdleMode, NetConfig, TunConfig, UplinkChoice};
+use crate::forwarding::{
+    Attachment, CommandError, FlowLine, Forwarding, JobRoutes, NextHop, Pair, RouteLine, Stats,
+    Subnet,
+};
+use crate::host;
+use crate::netlink::Netlink;
+
+/// What the data plane is started with.
+///
+/// # Errors
+/// The uplink's interface is not known; the text says what to set.
+pub async fn config(instance: &str, net: &NetConfig, tun: &TunConfig) -> Result<Config, String> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let uplink = match &net.dataplane.uplink {
+        UplinkChoice::Socket => Uplink::Socket,
+        UplinkChoice::Ethdev { devargs, interface } => {
+            let interface = match interface.clone().or_else(|| net.default_interface.clone()) {
+                Some(interface) => interface,
+                None => default_interface().await?,
+            };
+            Uplink::Ethdev {
+                devargs: devargs.replace("{interface}", &interface),
+                interface,
+            }
+        }
+    };
+    let idle = net.dataplane.idle.unwrap_or(if cores < 4 {
+        IdleMode::Backoff
+    } else {
+        IdleMode::Spin
+    });
+    Ok(Config {
+        instance: instance.to_owned(),
+        workers: net
+            .dataplane
+            .workers
+            .unwrap_or(if cores < 4 { 1 } else { 2 }),
+        worker_cpus: Vec::new(),
+        idle: match idle {
+            IdleMode::Spin => Idle::Spin,
+            IdleMode::Backoff => Idle::Backoff,
+        },
+        uplink,
+        tunnel_port: tun.tunnel_port,
+        host_interface: tun.host_interface.clone(),
+        mtu: tun.mtu,
+        flows: net.dataplane.flows,
+        hugepage_mb: net.dataplane.hugepage_mb,
+        shared_dir: PathBuf::from("/dev/shm"),
+    })
+}
+
+async fn default_interface() -> Result<String, String> {
+    let netlink = Netlink::open().map_err(|error| format!("netlink: {error}"))?;
+    match host::default_interface(&netlink).await {
+        Ok(Some(interface)) => Ok(interface),
+        Ok(None) => Err("there is no default route to tell the uplink's interface; name it in netcfg.json, as in \"Uplink\": \"af_packet:eth0\"".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl Forwarding for Handle {
+    fn gateway_mac(&self) -> [u8; 6] {
+        Self::gateway_mac(self)
+    }
+    fn host_interface_index(&self) -> u32 {
+        Self::host_interface_index(self)
+    }
+    fn set_subnets(&self, subnets: Vec<Subnet>) -> Result<(), CommandError> {
+        Self::set_subnets(self, subnets)
+    }
+    fn set_host_instance(&self, instance: Pair) -> Result<(), CommandError> {
+        Self::set_host_instance(self, instance)
+    }
+    fn attach(&self, attachment: Attachment) -> Result<(), CommandError> {
+        Self::attach(self, attachment)
+    }
+    fn detach(&self, ifindex: u32) -> Result<bool, CommandError> {
+        Self::detach(self, ifindex)
+    }
+    fn set_job(&self, job: JobRoutes) -> Result<(), CommandError> {
+        Self::set_job(self, job)
+    }
+    fn forget_job(&self, job: &str) -> Result<(), CommandError> {
+        Self::forget_job(self, job)
+    }
+    fn set_unresolvable(&self, address: IpAddr) -> Result<(), CommandError> {
+        Self::set_unresolvable(self, address)
+    }
+    fn set_next_hop(&self, host: IpAddr, hop: NextHop) -> Result<(), CommandError> {
+        Self::set_next_hop(self, host, hop)
+    }
+    fn stats(&self) -> Result<Stats, CommandError> {
+        Self::stats(self)
+    }
+    fn routes(&self) -> Result<Vec<RouteLine>, CommandError> {
+        Self::routes(self)
+    }
+    fn flows(&self, limit: usize) -> Result<Vec<FlowLine>, CommandError> {
+        Self::flows(self, limit)
+    }
+    fn job_idle(&self) -> Result<Vec<(String, Duration)>, CommandError> {
+        Self::job_idle(self)
+    }
+}

@@ -1,0 +1,590 @@
+//! A worker's life, against a real broker and real network namespaces.
+
+mod world;
+
+use std::time::{Duration, Instant};
+
+use control::STEPS;
+use control::forwarding::Event;
+use serde_json::json;
+use world::{Broker, Cluster, Sleeper, World, eventually, fingerprint, isolated, run, table};
+
+const JOB: &str = "app1.test.client.test";
+
+#[test]
+fn a_container_is_attached_announced_routed_and_undeployed() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        let container = Sleeper::start().await;
+        assert_eq!(
+            world
+                .deploy(&container, JOB, 0, "")
+                .await
+                .unwrap_err()
+                .status,
+            400
+        );
+        world.register("aaaaaaaaaaaaaaaaaaaaaa01").await.unwrap();
+        let request = &cluster.heard("net/subnet")[0];
+        assert_eq!(request["METHOD"], "GET");
+        assert!(request.get("have").is_none());
+        assert_eq!(
+            world.recorder.subnets.lock().unwrap()[0]
+                .gateway
+                .v4
+                .unwrap()
+                .to_string(),
+            "10.18.0.1"
+        );
+        let host = run("ip", &["addr", "show", "dev", "oak0"]);
+        assert!(
+            host.contains("10.18.0.1/26") && host.contains("fc00::1/120"),
+            "{host}"
+        );
+        let routes = run("ip", &["route", "show", "dev", "oak0"]);
+        assert!(
+            routes.contains("10.30.0.0/16") && routes.contains("src 10.18.0.1"),
+            "{routes}"
+        );
+
+        let deployed = world.deploy(&container, JOB, 0, "").await.unwrap();
+        assert_eq!(deployed.ns_address.unwrap().to_string(), "10.18.0.2");
+        assert_eq!(deployed.ns_address_v6.unwrap().to_string(), "fc00::2");
+        let inside = container.inside("ip addr show eth0");
+        assert!(
+            inside.contains("10.18.0.2/26") && inside.contains("fc00::2/120"),
+            "{inside}"
+        );
+        assert!(
+            inside.contains("mtu 1450") && inside.contains("UP"),
+            "{inside}"
+        );
+        let address = inside
+            .lines()
+            .find(|line| line.contains("fc00::2"))
+            .unwrap();
+        assert!(
+            address.contains("nodad") && !address.contains("tentative"),
+            "{address}"
+        );
+        assert!(
+            container
+                .inside("ip route")
+                .contains("default via 10.18.0.1")
+        );
+        assert!(
+            container
+                .inside("ip -6 route")
+                .contains("default via fc00::1")
+        );
+        let neighbours = container.inside("ip neigh");
+        assert_eq!(
+            neighbours.matches("02:6f:61:6b:00:01 PERMANENT").count(),
+            2,
+            "{neighbours}"
+        );
+
+        eventually("the announcement", async || {
+            !cluster.heard("service/deployed").is_empty()
+        })
+        .await;
+        let announced = &cluster.heard("service/deployed")[0];
+        assert_eq!(announced["appname"], JOB);
+        assert_eq!(announced["nsip"], "10.18.0.2");
+        assert_eq!(announced["host_ip"], "192.0.2.10");
+        assert_eq!(announced["host_port"], json!("50103"));
+        eventually("the route", async || {
+            let jobs = world.recorder.jobs.lock().unwrap();
+            jobs.get(JOB).is_some_and(|job| job.instances.len() == 1)
+        })
+        .await;
+        eventually("the confirmation", async || {
+            world.node.status().await.link.unconfirmed == 0
+        })
+        .await;
+
+        world.undeploy(JOB, 0).await;
+        eventually("the departure", async || {
+            !cluster.heard("service/undeployed").is_empty()
+        })
+        .await;
+        assert!(world.recorder.attached.lock().unwrap().is_empty());
+        eventually("the route is empty", async || {
+            world.recorder.jobs.lock().unwrap()[JOB]
+                .instances
+                .is_empty()
+        })
+        .await;
+        world.undeploy(JOB, 0).await;
+        world.node.stop().await;
+    });
+}
+
+#[test]
+fn an_unknown_address_is_asked_for_and_answered_either_way() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        let instance = json!({"nsip":"10.18.0.66","nsipv6":"fc00::102","host_ip":"192.0.2.12","host_port":50103});
+        cluster
+            .tables
+            .lock()
+            .unwrap()
+            .insert("10.30.0.1".into(), table("a.b.c.d", 0, &instance));
+        let asked = "10.30.0.1".parse().unwrap();
+        for _ in 0..20 {
+            world.events.send(Event::Unresolved(asked)).await.unwrap();
+        }
+        eventually("the route", async || {
+            world.recorder.jobs.lock().unwrap().contains_key("a.b.c.d")
+        })
+        .await;
+        world
+            .events
+            .send(Event::Unresolved("10.30.9.9".parse().unwrap()))
+            .await
+            .unwrap();
+        eventually("the refusal", async || {
+            world
+                .recorder
+                .unresolvable
+                .lock()
+                .unwrap()
+                .contains(&"10.30.9.9".parse().unwrap())
+        })
+        .await;
+        let queries = cluster.heard("tablequery/request");
+        let by_address = queries
+            .iter()
+            .filter(|query| query["sip"] == "10.30.0.1")
+            .count();
+        assert!(
+            by_address < 20,
+            "one query per key, not one per event: {by_address}"
+        );
+
+        // A change is noticed, because the answer made this node follow the job.
+        let moved = json!({"nsip":"10.18.0.70","nsipv6":"fc00::106","host_ip":"192.0.2.13","host_port":"50103"});
+        cluster
+            .tables
+            .lock()
+            .unwrap()
+            .insert("a.b.c.d".into(), table("a.b.c.d", 0, &moved));
+        cluster.changed("a.b.c.d", "DEPLOYMENT");
+        eventually("the new route", async || {
+            let jobs = world.recorder.jobs.lock().unwrap();
+            jobs["a.b.c.d"].instances[0].host.to_string() == "192.0.2.13:50103"
+        })
+        .await;
+
+        // Unused for five minutes: the interest goes.
+        world
+            .recorder
+            .idle
+            .lock()
+            .unwrap()
+            .insert("a.b.c.d".into(), Duration::from_secs(301));
+        eventually("the interest is dropped", async || {
+            !cluster.heard("interest/remove").is_empty()
+        })
+        .await;
+        assert_eq!(cluster.heard("interest/remove")[0]["appname"], "a.b.c.d");
+        assert!(!world.recorder.jobs.lock().unwrap().contains_key("a.b.c.d"));
+        world.node.stop().await;
+    });
+}
+
+#[test]
+fn malformed_messages_are_counted_and_survived() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        for payload in [
+            "",
+            "{",
+            "[]",
+            "7",
+            "{\"app_name\":{}}",
+            "\u{0}",
+            "{\"app_name\":\"a/+/#\",\"query_key\":\"x\",\"instance_list\":[]}",
+        ] {
+            cluster.say("nodes/n1/net/tablequery/result", payload);
+        }
+        cluster.say("nodes/n1/net/subnetwork/result", "{}");
+        eventually("all are counted", async || {
+            world.node.status().await.link.malformed == 8
+        })
+        .await;
+        let container = Sleeper::start().await;
+        world.deploy(&container, JOB, 0, "").await.unwrap();
+        eventually("life goes on", async || {
+            !cluster.heard("service/deployed").is_empty()
+        })
+        .await;
+        world.node.stop().await;
+    });
+}
+
+#[test]
+fn a_failure_at_any_step_leaves_nothing_behind() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let _cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        let container = Sleeper::start().await;
+        let first = world
+            .deploy(&container, JOB, 0, "8080:80;9000/udp")
+            .await
+            .unwrap();
+        world.undeploy(JOB, 0).await;
+        let before = fingerprint();
+        let inside = container.inside("ip -o link");
+        for step in STEPS {
+            world.node.fault.set(Some(step));
+            let error = world
+                .deploy(&container, JOB, 0, "8080:80;9000/udp")
+                .await
+                .unwrap_err();
+            assert_eq!(error.status, 500);
+            assert!(error.message.contains(step), "{}", error.message);
+            assert_eq!(fingerprint(), before, "after a failure at {step}");
+            assert_eq!(
+                container.inside("ip -o link").lines().count(),
+                inside.lines().count(),
+                "after a failure at {step}"
+            );
+            assert!(world.recorder.attached.lock().unwrap().is_empty());
+            assert!(world.node.status().await.containers.is_empty());
+        }
+        world.node.fault.set(None);
+        let second = world
+            .deploy(&container, JOB, 0, "8080:80;9000/udp")
+            .await
+            .unwrap();
+        assert_ne!(first.ns_address, second.ns_address, "a freed address rests");
+        world.node.stop().await;
+    });
+}
+
+#[test]
+fn registering_again_another_and_after_a_failure() {
+    isolated(async || {
+        let world = World::start().await;
+        let start = Instant::now();
+        let error = world.register("n1").await.unwrap_err();
+        assert_eq!(error.status, 500, "no broker: {}", error.message);
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "within the caller's patience"
+        );
+        let _broker = Broker::start().await;
+        let _cluster = Cluster::start().await;
+        world.register("n1").await.unwrap();
+        world.register("n1").await.unwrap();
+        let error = world.register("n2").await.unwrap_err();
+        assert_eq!(error.status, 400);
+        assert!(error.message.contains("n1"), "{}", error.message);
+        assert_eq!(world.register("a/b").await.unwrap_err().status, 400);
+        world.node.stop().await;
+    });
+}
+
+#[test]
+fn what_cannot_be_deployed_says_why() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let _cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        let container = Sleeper::start().await;
+        let mut neighbour = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        for (pid, job, ports, status, word) in [
+            (container.pid(), "a.b.c", "", 400, "four parts"),
+            (container.pid(), JOB, "80:x", 400, "port mapping"),
+            (0, JOB, "", 400, "not a process"),
+            (4_000_000, JOB, "", 500, "does not exist"),
+            (
+                i64::from(neighbour.id()),
+                JOB,
+                "",
+                500,
+                "shares the node's own",
+            ),
+            (container.pid(), JOB, "10003:80", 500, "in use"),
+            (container.pid(), JOB, "81:80;81:82", 500, "named twice"),
+        ] {
+            let error = world::deploy(&world.node, pid, job, 0, ports)
+                .await
+                .unwrap_err();
+            assert_eq!(error.status, status, "{}", error.message);
+            assert!(error.message.contains(word), "{}", error.message);
+        }
+        neighbour.kill().unwrap();
+        neighbour.wait().unwrap();
+        world.deploy(&container, JOB, 0, "8080:80").await.unwrap();
+        let other = Sleeper::start().await;
+        let error = world.deploy(&other, JOB, 1, "8080:80").await.unwrap_err();
+        assert!(
+            error
+                .message
+                .contains("published by app1.test.client.test instance 0"),
+            "{}",
+            error.message
+        );
+        let rules = run("nft", &["list", "ruleset"]);
+        assert!(
+            rules.contains("fib daddr type local tcp dport 8080 dnat ip to 10.18.0.2:80"),
+            "{rules}"
+        );
+        world.node.stop().await;
+    });
+}
+
+#[test]
+fn deploying_again_replaces_and_a_dead_namespace_is_noticed() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        let first = Sleeper::start().await;
+        let one = world.deploy(&first, JOB, 0, "8080:80").await.unwrap();
+        let second = Sleeper::start().await;
+        let two = world.deploy(&second, JOB, 0, "8080:80").await.unwrap();
+        assert_ne!(one.ns_address, two.ns_address);
+        assert_eq!(world.recorder.attached.lock().unwrap().len(), 1);
+        assert_eq!(world.node.status().await.containers.len(), 1);
+        assert!(!first.inside("ip -o link").contains("eth0"));
+        drop(second);
+        eventually("it is detached", async || {
+            world.node.status().await.containers.is_empty()
+        })
+        .await;
+        eventually("it is announced", async || {
+            !cluster.heard("service/undeployed").is_empty()
+        })
+        .await;
+        assert_eq!(
+            cluster.heard("service/undeployed")[0]["nsip"],
+            two.ns_address.unwrap().to_string()
+        );
+        assert!(!run("nft", &["list", "ruleset"]).contains("8080"));
+        world.node.stop().await;
+    });
+}
+
+#[test]
+fn a_restart_takes_over_containers_ports_and_registration_by_itself() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        let container = Sleeper::start().await;
+        let dead = Sleeper::start().await;
+        world.deploy(&container, JOB, 0, "8080:80").await.unwrap();
+        world.deploy(&dead, JOB, 1, "").await.unwrap();
+        let attached = world.recorder.attached.lock().unwrap().clone();
+        let state_dir = world.state_dir.clone();
+        world.node.stop().await;
+        assert!(
+            container
+                .inside("ip addr show eth0")
+                .contains("10.18.0.2/26")
+        );
+        drop(world);
+        drop(dead);
+        cluster.heard.lock().unwrap().clear();
+
+        let again = World::with(r#"{"ClusterUrl":"127.0.0.1"}"#, state_dir).await;
+        eventually("it is up", async || again.node.status().await.up).await;
+        let now = again.recorder.attached.lock().unwrap().clone();
+        assert_eq!(now.len(), 1);
+        assert!(
+            now.iter()
+                .all(|(index, attachment)| attached.get(index) == Some(attachment))
+        );
+        eventually("announced again", async || {
+            !cluster.heard("service/deployed").is_empty()
+        })
+        .await;
+        eventually("the dead one too", async || {
+            cluster
+                .heard("service/undeployed")
+                .iter()
+                .any(|gone| gone["instance_number"] == 1)
+        })
+        .await;
+        assert!(
+            cluster.heard("net/subnet").is_empty(),
+            "the subnetwork is kept"
+        );
+        assert_eq!(
+            run("nft", &["list", "ruleset"])
+                .matches("dport 8080 dnat ip to")
+                .count(),
+            2
+        );
+
+        // The NodeEngine comes with another id: the restored identity yields.
+        again.register("n2").await.unwrap();
+        eventually("announced under the new id", async || {
+            !cluster.heard("n2/net/service/deployed").is_empty()
+        })
+        .await;
+        again.undeploy(JOB, 0).await;
+        again.node.purge().await;
+        assert!(run("nft", &["list", "ruleset"]).trim().is_empty());
+        eventually("given back", async || {
+            cluster
+                .heard("net/subnet")
+                .iter()
+                .any(|request| request["METHOD"] == "DELETE")
+        })
+        .await;
+    });
+}
+
+#[test]
+fn fifty_deploys_at_once_each_answer_within_two_seconds() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        *cluster.mute.lock().unwrap() = true;
+        let mut containers = Vec::new();
+        for _ in 0..50 {
+            containers.push(Sleeper::start().await);
+        }
+        let start = Instant::now();
+        let deploys: Vec<_> = (0..)
+            .zip(&containers)
+            .map(|(number, container)| {
+                let (node, pid) = (world.node.clone(), container.pid());
+                tokio::spawn(async move { world::deploy(&node, pid, JOB, number, "").await })
+            })
+            .collect();
+        let mut addresses = std::collections::HashSet::new();
+        for deploy in deploys {
+            addresses.insert(deploy.await.unwrap().unwrap().ns_address);
+        }
+        let took = start.elapsed();
+        assert_eq!(addresses.len(), 50);
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        world.node.purge().await;
+    });
+}
+
+#[test]
+fn a_full_subnetwork_is_followed_by_a_further_one() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        let mut containers = Vec::new();
+        for number in 0..62 {
+            let container = Sleeper::start().await;
+            world.deploy(&container, JOB, number, "").await.unwrap();
+            containers.push(container);
+        }
+        let further = &cluster.heard("net/subnet")[1];
+        assert_eq!(further["have"], json!(["10.18.0.0"]));
+        let status = world.node.status().await;
+        assert_eq!(status.subnetworks.len(), 2);
+        assert!(run("ip", &["addr", "show", "dev", "oak0"]).contains("10.18.0.65/26"));
+        assert!(
+            containers[61]
+                .inside("ip route")
+                .contains("default via 10.18.0.65")
+        );
+        world.node.purge().await;
+    });
+}
+
+#[test]
+fn a_changed_address_is_announced_for_every_instance_and_an_offline_start_waits() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        world::ip("route del default");
+        let world = World::start().await;
+        let error = world.register("n1").await.unwrap_err();
+        assert!(error.message.contains("default route"), "{}", error.message);
+        world::ip("route add default via 192.0.2.1 dev wan0");
+        world.register("n1").await.unwrap();
+        let container = Sleeper::start().await;
+        world.deploy(&container, JOB, 0, "").await.unwrap();
+        eventually("announced", async || {
+            !cluster.heard("service/deployed").is_empty()
+        })
+        .await;
+        world::ip("addr add 198.51.100.7/24 dev wan0");
+        world::ip("route replace default via 198.51.100.1 dev wan0 src 198.51.100.7");
+        eventually("announced anew", async || {
+            !cluster.heard("address-changed").is_empty()
+        })
+        .await;
+        let changed = &cluster.heard("address-changed")[0];
+        assert_eq!(changed["appname"], JOB);
+        assert_eq!(changed["instance_number"], 0);
+        assert_eq!(changed["host_ip"], "198.51.100.7");
+        world.node.purge().await;
+    });
+}
+
+#[test]
+fn the_broker_may_vanish_and_what_changed_meanwhile_is_caught_up() {
+    isolated(async || {
+        let broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        let container = Sleeper::start().await;
+        let other = Sleeper::start().await;
+        world.deploy(&container, JOB, 0, "").await.unwrap();
+        eventually("confirmed", async || {
+            world.node.status().await.link.unconfirmed == 0
+        })
+        .await;
+        drop(broker);
+        eventually("noticed", async || {
+            !world.node.status().await.link.connected
+        })
+        .await;
+        world.deploy(&other, "a.b.c.d", 0, "").await.unwrap();
+        world.undeploy(JOB, 0).await;
+        cluster.heard.lock().unwrap().clear();
+        let _broker = Broker::start().await;
+        eventually("the new one is announced", async || {
+            cluster
+                .heard("service/deployed")
+                .iter()
+                .any(|said| said["appname"] == "a.b.c.d")
+        })
+        .await;
+        eventually("the old one is taken back", async || {
+            cluster
+                .heard("service/undeployed")
+                .iter()
+                .any(|said| said["appname"] == JOB)
+        })
+        .await;
+        eventually("all is confirmed", async || {
+            world.node.status().await.link.unconfirmed == 0
+        })
+        .await;
+        world.node.purge().await;
+    });
+}
