@@ -7,10 +7,23 @@ use anyhow::{Context, Result, bail};
 /// Between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Nothing to wait for any more: [`wait_for`] gives up at once.
+#[derive(Debug)]
+pub struct Hopeless(pub String);
+
+impl std::fmt::Display for Hopeless {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Hopeless {}
+
 /// Looks until `condition` answers a value, at most `limit` long.
 ///
 /// # Errors
-/// When the time is over: names `what`, and the last reason that `condition` gave.
+/// When the time is over: names `what`, and the last reason that `condition` gave; at once when that
+/// is [`Hopeless`].
 pub fn wait_for<T>(
     what: &str,
     limit: Duration,
@@ -21,6 +34,9 @@ pub fn wait_for<T>(
         let last = match condition() {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => None,
+            Err(error) if error.is::<Hopeless>() => {
+                return Err(error).context(format!("waiting for {what}"));
+            }
             Err(error) => Some(error),
         };
         crate::signals::check()?;
@@ -53,6 +69,17 @@ mod tests {
             wait_for::<()>("rain", Duration::from_millis(1), || bail!("no cloud")).unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("rain") && text.contains("no cloud"), "{text}");
+    }
+
+    #[test]
+    fn nobody_waits_for_what_cannot_come() {
+        let mut looks = 0;
+        let error = wait_for::<()>("the dead", Duration::from_secs(60), || {
+            looks += 1;
+            Err(Hopeless("it has ended".into()).into())
+        });
+        assert!(format!("{:#}", error.unwrap_err()).contains("it has ended"));
+        assert_eq!(looks, 1);
     }
 
     #[test]

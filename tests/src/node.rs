@@ -117,7 +117,7 @@ impl Node {
             Stage::Node,
         )
         .args(self.flags())
-        .args(["--uplink", self.uplink.flag()])
+        .args(["run", "--uplink", self.uplink.flag()])
         .start(run)?;
         self.process = Some(process);
         Ok(())

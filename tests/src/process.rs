@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::deadline::wait_for;
+use crate::deadline::{Hopeless, wait_for};
 use crate::namespace::Namespace;
 use crate::run::{Run, Stage};
 
@@ -174,7 +174,10 @@ impl Process {
             .context("asking for a process's state")?
         {
             None => Ok(()),
-            Some(status) => bail!("{} has ended ({status}): {}", self.name, self.last_words()),
+            Some(status) => {
+                let words = self.last_words();
+                Err(Hopeless(format!("{} has ended ({status}): {words}", self.name)).into())
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! What one run has made, written down so that anybody can remove it.
 //!
-//! A run is a folder `/tmp/oak-<pid>-<n>`; its namespaces carry the same prefix. Processes,
+//! A run is a folder `/tmp/oakrun-<pid>-<n>`; its namespaces carry the same prefix. Processes,
 //! namespaces and left-over files are appended to lists in that folder as they come, so one
 //! routine, [`destroy`], serves every way to end: drop, panic, signal, `demo --down`, and the sweep
 //! at the start of a run whose predecessor was killed.
@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Names of everything global begin with it.
-pub const PREFIX: &str = "oak-";
+pub const PREFIX: &str = "oakrun-";
 const ROOT: &str = "/tmp";
 const OWNER: &str = "owner";
 const KEPT: &str = "kept";
@@ -92,7 +92,7 @@ impl Run {
         &self.folder
     }
 
-    /// The prefix of this run's names, such as `oak-4711-0`.
+    /// The prefix of this run's names, such as `oakrun-4711-0`.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
@@ -248,10 +248,11 @@ fn sweep() {
         }
     }
     for name in namespaces_by_prefix(PREFIX) {
-        let owner = name.split('-').nth(1).and_then(|pid| pid.parse().ok());
+        let Some(owner) = name.split('-').nth(1).and_then(|pid| pid.parse().ok()) else {
+            continue;
+        };
         let id = name.split('-').take(3).collect::<Vec<_>>().join("-");
-        let alive = owner.is_some_and(|pid| start_time(pid).is_some());
-        if !alive && !Path::new(ROOT).join(id).exists() {
+        if start_time(owner).is_none() && !Path::new(ROOT).join(id).exists() {
             let _ = remove_namespace(&name);
         }
     }

@@ -11,6 +11,7 @@
 //! underlay, so that a Net Manager told `0.0.0.0` announces its underlay address.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -25,6 +26,9 @@ use crate::run::Run;
 use crate::services::{self, CLUSTER_PORT, Programs, ROOT_PORT, Seat};
 
 const MANAGEMENT: &str = "mgmt0";
+
+/// One system at a time in a process: tests run in parallel, but they measure, and two cores are few.
+static SERIAL: Mutex<()> = Mutex::new(());
 
 /// What to lay.
 #[derive(Debug, Clone, Copy)]
@@ -55,8 +59,9 @@ pub struct Topology {
     /// The management network's bridge; the orchestrators call from here.
     pub lan: Namespace,
     jobs: u32,
-    // Last: fields are dropped in order, and this one takes all down.
+    // Fields are dropped in order: this one takes all down, and then the next run may begin.
     run: Run,
+    _serial: MutexGuard<'static, ()>,
 }
 
 /// A deployed instance: its node (by place in [`Topology::nodes`]), number and container.
@@ -76,6 +81,7 @@ impl Topology {
     /// # Errors
     /// Without root rights or programs, or when `ip` fails.
     pub fn lay(plan: Plan) -> Result<Topology> {
+        let serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
         let programs = Programs::find()?;
         let run = Run::new()?;
         let lan = Namespace::create(&run, "lan")?;
@@ -136,6 +142,7 @@ impl Topology {
             lan,
             jobs: 0,
             run,
+            _serial: serial,
         };
         topology.lay_underlay(plan)?;
         Ok(topology)

@@ -65,15 +65,14 @@ pub(super) fn run(demo: &mut Demo, voice: &Voice, report: &mut Report) -> Result
         "nodes/{}/net/tablequery/result",
         topology.nodes[client.node].id
     );
-    let told = demo
-        .watch
-        .wait("the client's node to be told", LIMIT, |message| {
-            let list = message.payload["instance_list"].as_array();
-            message.time_us > before
-                && message.topic == topic
-                && message.payload["app_name"] == job
-                && list.is_some_and(|list| list.iter().all(|one| one["instance_number"] != REMOVED))
-        })?;
+    let watch = demo.watch.as_ref().context("nothing is up")?;
+    let told = watch.wait("the client's node to be told", LIMIT, |message| {
+        let list = message.payload["instance_list"].as_array();
+        message.time_us > before
+            && message.topic == topic
+            && message.payload["app_name"] == job
+            && list.is_some_and(|list| list.iter().all(|one| one["instance_number"] != REMOVED))
+    })?;
     voice.detail(&format!(
         "instance {REMOVED} undeployed; the client's node was told after {} ms",
         (told.time_us - before) / 1000

@@ -27,7 +27,7 @@ pub const WEB: &str = "demo.test.web.default";
 pub struct Demo {
     /// What stands.
     pub topology: Topology,
-    watch: Watch,
+    watch: Option<Watch>,
     web: Option<Deployment>,
     client: Option<Deployed>,
     far: Option<Deployment>,
@@ -43,28 +43,45 @@ struct Deployment {
 }
 
 impl Demo {
-    /// Brings everything up: services, managers and two nodes.
+    /// Lays what two nodes need; starts nothing.
+    ///
+    /// # Errors
+    /// Without root rights or programs, or when `ip` fails.
+    pub fn lay(uplink: Uplink) -> Result<Demo> {
+        let topology = Topology::lay(Plan { nodes: 2, uplink })?;
+        Ok(Demo {
+            topology,
+            watch: None,
+            web: None,
+            client: None,
+            far: None,
+            near: None,
+        })
+    }
+
+    /// Brings everything up: services, managers and both nodes.
     ///
     /// # Errors
     /// When a part does not come up.
-    pub fn bring_up(uplink: Uplink, voice: &Voice) -> Result<Demo> {
-        let mut topology = Topology::lay(Plan { nodes: 2, uplink })?;
-        let result = bring_up(&mut topology, voice);
-        match result {
-            Ok(watch) => Ok(Demo {
-                topology,
-                watch,
-                web: None,
-                client: None,
-                far: None,
-                near: None,
-            }),
-            Err(error) => {
-                crate::signals::let_it_finish();
-                voice.logs(topology.run().folder());
-                Err(error)
-            }
+    pub fn bring_up(&mut self, voice: &Voice) -> Result<()> {
+        let topology = &mut self.topology;
+        voice.progress("Redis and Mosquitto");
+        topology.start_services()?;
+        let (redis, broker) = (topology.redis.address, topology.broker.address);
+        voice.detail(&format!("Redis at {redis}, Mosquitto at {broker}"));
+        self.watch = Some(Watch::start(topology.run(), &topology.broker)?);
+        voice.progress("root and cluster service managers");
+        topology.start_managers()?;
+        let (root, cluster) = (topology.root.address, topology.cluster.address);
+        voice.detail(&format!(
+            "root service manager at {root}, cluster service manager at {cluster}"
+        ));
+        voice.progress("two Net Managers");
+        topology.start_nodes()?;
+        for node in &topology.nodes {
+            voice.detail(&format!("Net Manager of {} at {}", node.id, node.underlay));
         }
+        Ok(())
     }
 
     /// Step 1: the cluster and both nodes; each node gets a subnetwork over MQTT.
@@ -79,11 +96,12 @@ impl Demo {
             orchestrator.cluster_id
         ));
         let mut subnetworks = Vec::new();
+        let watch = self.watch.as_ref().context("nothing is up")?;
         for node in &self.topology.nodes {
             node.register()?.ok(&format!("registering {}", node.id))?;
             let topic = format!("nodes/{}/net/subnetwork/result", node.id);
             let what = format!("a subnetwork for {}", node.id);
-            let answer = self.watch.wait(&what, Duration::from_secs(5), |message| {
+            let answer = watch.wait(&what, Duration::from_secs(5), |message| {
                 message.topic == topic
             })?;
             let text = |key: &str| answer.payload[key].as_str().map(str::to_owned);
@@ -174,34 +192,12 @@ impl Deployment {
     }
 }
 
-fn bring_up(topology: &mut Topology, voice: &Voice) -> Result<Watch> {
-    voice.progress("Redis and Mosquitto");
-    topology.start_services()?;
-    voice.detail(&format!(
-        "Redis at {}, Mosquitto at {}",
-        topology.redis.address, topology.broker.address
-    ));
-    let watch = Watch::start(topology.run(), &topology.broker)?;
-    voice.progress("root and cluster service managers");
-    topology.start_managers()?;
-    voice.detail(&format!(
-        "root service manager at {}, cluster service manager at {}",
-        topology.root.address, topology.cluster.address
-    ));
-    voice.progress("two Net Managers");
-    topology.start_nodes()?;
-    for node in &topology.nodes {
-        voice.detail(&format!("Net Manager of {} at {}", node.id, node.underlay));
-    }
-    Ok(watch)
-}
-
 /// Runs all steps and takes everything down, or keeps it.
 ///
 /// # Errors
 /// When a step fails; by then all is told and taken down.
 pub fn run(uplink: Uplink, keep: bool, voice: &Voice, report: &mut Report) -> Result<()> {
-    let mut demo = step(voice, report, "bring up", |_| Demo::bring_up(uplink, voice))?;
+    let mut demo = Demo::lay(uplink)?;
     let result = steps(&mut demo, voice, report);
     if let Err(error) = result {
         crate::signals::let_it_finish();
@@ -220,6 +216,7 @@ pub fn run(uplink: Uplink, keep: bool, voice: &Voice, report: &mut Report) -> Re
 }
 
 fn steps(demo: &mut Demo, voice: &Voice, report: &mut Report) -> Result<()> {
+    step(voice, report, "bring up", |_| demo.bring_up(voice))?;
     step(voice, report, "register", |_| demo.register(voice))?;
     step(voice, report, "deploy", |_| demo.deploy(voice))?;
     step(voice, report, "traffic", |report| {
@@ -288,8 +285,8 @@ impl Demo {
             }
             let socket = node.socket();
             lines.push((
-                "see a node's routes, flows and counters",
-                format!("{} --socket {} status", program.display(), socket.display()),
+                "see a node's routes (likewise: status, flows)",
+                format!("{} --socket {} routes", program.display(), socket.display()),
             ));
         }
         let logs = self.topology.run().folder().join("logs");

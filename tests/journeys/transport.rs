@@ -1,0 +1,129 @@
+//! What must pass between containers, across nodes and within one, through every uplink.
+
+use std::net::{IpAddr, SocketAddr};
+
+use journeys::container::Container;
+use journeys::demo::traffic::check_spread;
+use journeys::measure::{BULK_PORT, ECHO_PORT, Observer};
+use journeys::node::Uplink;
+use journeys::orchestrator::Table;
+use journeys::topology::{Plan, Topology};
+
+const MEGABYTE: u64 = 1_000_000;
+
+/// A client on the first node, and a service with one instance on each of `nodes`.
+struct Scene {
+    client: Container,
+    table: Table,
+    // Last: it takes all down.
+    topology: Topology,
+}
+
+impl Scene {
+    fn new(uplink: Uplink, nodes: &[usize]) -> Scene {
+        let mut topology = Topology::registered(Plan { nodes: 2, uplink }).unwrap();
+        let (web, instances) = topology.deploy("trial.test.web.default", nodes).unwrap();
+        let (own, mut clients) = topology.deploy("trial.test.client.default", &[0]).unwrap();
+        let mut tables = topology
+            .wait_running(&[(&web, instances.len()), (&own, 1)])
+            .unwrap();
+        Scene {
+            client: clients.remove(0).container,
+            table: tables.remove(0),
+            topology,
+        }
+    }
+
+    fn observer(&mut self) -> Observer<'_> {
+        Observer {
+            container: &mut self.client,
+            run: self.topology.run(),
+            programs: &self.topology.programs,
+        }
+    }
+
+    /// 200 MB each way, every byte compared.
+    fn transfer(&mut self, to: IpAddr) {
+        let target = SocketAddr::new(to, BULK_PORT).to_string();
+        let bytes = (200 * MEGABYTE).to_string();
+        for flags in [&[][..], &["--download"]] {
+            let arguments = [&["--target", &target, "--bytes", &bytes], flags].concat();
+            let report = self
+                .observer()
+                .workload("transfer", &arguments, 120)
+                .unwrap();
+            assert_eq!(report["bytes"], 200 * MEGABYTE);
+        }
+    }
+
+    /// Every size from nothing to 1400 bytes comes back as it was sent.
+    fn echo(&mut self, to: IpAddr, port: u16, more: &[&str]) {
+        let target = SocketAddr::new(to, port).to_string();
+        let arguments = [&["--target", &target], more].concat();
+        let report = self.observer().workload("echo", &arguments, 120).unwrap();
+        assert_eq!(report["lost"].as_array().unwrap().len(), 0, "{report}");
+        assert_eq!(report["wrong"].as_array().unwrap().len(), 0, "{report}");
+    }
+}
+
+fn everything_passes(uplink: Uplink) {
+    let mut scene = Scene::new(uplink, &[1, 0]);
+    let places = scene.table.instances.clone();
+    let service = scene.table.service_ip;
+
+    let spread = scene.observer().requests(service, 101).unwrap();
+    check_spread(&spread, 2).unwrap();
+    for place in &places {
+        let spread = scene.observer().requests(place.instance_ip, 5).unwrap();
+        assert_eq!(spread.failures, 0, "{spread:?}");
+        assert_eq!(
+            spread.per_instance.get(&place.number),
+            Some(&5),
+            "{spread:?}"
+        );
+        scene.transfer(place.instance_ip);
+        scene.echo(place.instance_ip, ECHO_PORT, &[]);
+        scene.echo(
+            place.instance_ip,
+            65535,
+            &["--to", "20", "--source-port", "65535"],
+        );
+        let by_namespace_ip = scene.observer().requests(place.namespace_ip, 5).unwrap();
+        assert_eq!(by_namespace_ip.per_instance.get(&place.number), Some(&5));
+    }
+    scene.transfer(service);
+    scene.echo(service, ECHO_PORT, &["--to", "100"]);
+}
+
+#[test]
+fn everything_passes_over_udp_sockets() {
+    everything_passes(Uplink::Socket);
+}
+
+#[test]
+fn everything_passes_over_af_packet() {
+    everything_passes(Uplink::AfPacket);
+}
+
+#[test]
+fn three_nodes_share_one_service() {
+    let mut topology = Topology::registered(Plan {
+        nodes: 3,
+        uplink: Uplink::Socket,
+    })
+    .unwrap();
+    let (web, _instances) = topology
+        .deploy("trial.test.web.default", &[0, 1, 2])
+        .unwrap();
+    let (own, mut clients) = topology.deploy("trial.test.client.default", &[2]).unwrap();
+    let table = topology
+        .wait_running(&[(&web, 3), (&own, 1)])
+        .unwrap()
+        .remove(0);
+    let mut observer = Observer {
+        container: &mut clients[0].container,
+        run: topology.run(),
+        programs: &topology.programs,
+    };
+    check_spread(&observer.requests(table.service_ip, 99).unwrap(), 3).unwrap();
+}
