@@ -16,6 +16,12 @@ pub fn l4_state(mbuf: &Mbuf) -> L4State {
     }
 }
 
+/// The smallest segment size that Linux sends (`TCP_MIN_SND_MSS`). Below it, one frame of a hostile container would
+/// have the node make tens of thousands of pieces.
+const MSS_MIN: u16 = 48;
+/// Datagrams in one message (Linux: `UDP_MAX_SEGMENTS`).
+const DATAGRAMS_MAX: usize = 128;
+
 /// Whether the work that is left to do fits the packet: the right protocol, and the transport header where it is.
 #[inline(always)]
 #[must_use]
@@ -32,8 +38,11 @@ pub fn agrees(mbuf: &Mbuf, headers: &Headers) -> bool {
     };
     let segment = match offload.segment {
         Segment::None => true,
-        Segment::Tcp { mss } => mss != 0 && headers.protocol == Protocol::TCP,
-        Segment::Udp { size } => size != 0 && headers.protocol == Protocol::UDP,
+        Segment::Tcp { mss } => mss >= MSS_MIN && headers.protocol == Protocol::TCP,
+        Segment::Udp { size } => {
+            headers.payload_len() <= usize::from(size) * DATAGRAMS_MAX
+                && headers.protocol == Protocol::UDP
+        }
     };
     let partial = offload.checksum != L4Checksum::Complete;
     checksum

@@ -542,6 +542,14 @@ impl<'a> Shard<'a> {
         }
     }
 
+    // Whether the second is the way back of the first; only the server's address differs (`S` here, `D` there).
+    fn mirrored(forward: &Tuple, reverse: &Tuple) -> bool {
+        forward.source == reverse.destination
+            && forward.source_port == reverse.destination_port
+            && forward.destination_port == reverse.source_port
+            && forward.protocol == reverse.protocol
+    }
+
     /// Brings a shard that an earlier process left into order: what a crash left half-written goes, the rest stays.
     /// Returns the flows kept and the slots dropped.
     pub fn recover(&self, now: u32) -> (u64, u64) {
@@ -558,7 +566,7 @@ impl<'a> Shard<'a> {
                         Self::direction(p) == REVERSE
                             && Self::peer(p) == at
                             && p[5].load(Ordering::Relaxed) == w[5].load(Ordering::Relaxed)
-                            && Self::protocol(p) == Self::protocol(w)
+                            && Self::mirrored(&Self::tuple(w), &Self::tuple(p))
                     });
                     match peer {
                         // No timeout is longer than established TCP's: an expiry beyond it is damage.
@@ -608,3 +616,6 @@ impl<'a> Shard<'a> {
         (restored, dropped)
     }
 }
+
+#[cfg(test)]
+mod tests;
