@@ -11,7 +11,9 @@ use crate::api::StartError;
 /// Small mbufs: what ports, rings and waiting packets hold, per worker, and one less than a power of two.
 pub const SMALL_PER_WORKER: u32 = 16_384;
 /// Large mbufs, per worker: what the ports' landing places take, and a burst beyond.
-pub const LARGE_PER_WORKER: u32 = 256;
+pub const LARGE_PER_WORKER: u32 = 512;
+/// Large mbufs at least: a pool must hold more than its caches may keep back.
+pub const LARGE_AT_LEAST: u32 = 511;
 /// Data room of a small mbuf.
 pub const SMALL_ROOM: u16 = 2048 + dpdk::HEADROOM;
 /// Data room of a large mbuf.
@@ -21,9 +23,12 @@ pub const LARGE_ROOM: u16 = u16::MAX;
 #[must_use]
 pub fn megabytes(workers: usize) -> u32 {
     const OBJECT: u64 = 256;
-    let per_worker = u64::from(SMALL_PER_WORKER) * (u64::from(SMALL_ROOM) + OBJECT)
-        + u64::from(LARGE_PER_WORKER) * (u64::from(LARGE_ROOM) + OBJECT);
-    let bytes = per_worker * workers as u64 + (24 << 20);
+    // On ordinary pages a mempool lets no object cross from one page to the next.
+    let bytes_of = |room: u16| (u64::from(room) + OBJECT).next_multiple_of(4096);
+    let workers = workers as u64;
+    let small = u64::from(SMALL_PER_WORKER) * workers * bytes_of(SMALL_ROOM);
+    let large = (u64::from(LARGE_PER_WORKER) * workers).max(u64::from(LARGE_AT_LEAST));
+    let bytes = small + large * bytes_of(LARGE_ROOM) + (24 << 20);
     u32::try_from(bytes >> 20).unwrap_or(u32::MAX) + 1
 }
 

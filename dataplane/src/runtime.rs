@@ -207,7 +207,7 @@ impl Dataplane {
             )?,
             large: pool(
                 "oak_large",
-                (memory::LARGE_PER_WORKER * workers - 1).max(511),
+                (memory::LARGE_PER_WORKER * workers - 1).max(memory::LARGE_AT_LEAST),
                 memory::LARGE_ROOM,
             )?,
         };
