@@ -51,8 +51,14 @@ impl Controller {
             .map_err(|e| CommandError::Kernel(e.to_string()))
     }
 
-    // The worker with the fewest containers.
-    fn owner(&self) -> u16 {
+    // The worker that has the container's flows of before a restart, else the one with the fewest containers.
+    fn owner(&self, namespace: Pair) -> u16 {
+        let before = namespace
+            .iter()
+            .find_map(|address| self.owners.get(&Address::from(address)));
+        if let Some(&worker) = before {
+            return worker;
+        }
         let mut counts = vec![0usize; self.workers.len().max(1)];
         for attached in self.attached.values() {
             if let Some(count) = counts.get_mut(usize::from(attached.port.worker)) {
@@ -85,7 +91,7 @@ impl Controller {
         let instance = self.instance_ips(attachment.namespace);
         let port = AccessSlot {
             ifindex: attachment.ifindex,
-            worker: self.owner(),
+            worker: self.owner(attachment.namespace),
             mac: attachment.mac,
             namespace_v4: v4_bits(attachment.namespace),
             namespace_v6: v6_address(attachment.namespace),
@@ -154,6 +160,9 @@ impl Controller {
             }
         }
         self.relocate(gone.attachment.namespace, Location::Nowhere);
+        for address in gone.attachment.namespace.iter() {
+            self.owners.remove(&address.into());
+        }
         self.rest(Resting::Slot(gone.slot));
         filtered.map(|()| true)
     }

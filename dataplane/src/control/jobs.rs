@@ -5,7 +5,7 @@
 //! Backends are known by what they are (namespace IPs, Instance IPs, job), so an instance that is named again keeps its
 //! record and its flows, even across a restart of the process.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -139,6 +139,16 @@ impl Controller {
     /// Finds again what an earlier process knew. Local backends are nowhere until their containers are attached.
     pub(super) fn take_over(&mut self) {
         let layout = self.tables.region.layout();
+        let mut owners = HashMap::new();
+        for (shard, worker) in self.shards().zip(0u16..) {
+            if shard.live() > 0 {
+                shard.for_each(|tuple, _, _| {
+                    owners.insert(tuple.source, worker);
+                    true
+                });
+            }
+        }
+        self.owners = owners;
         for host in 0..u32::try_from(layout.hosts).unwrap_or(u32::MAX) {
             // Numbers are given in order, so the first gap is the end.
             let Some(endpoint) = self.tables.region.host(host) else {
@@ -479,6 +489,11 @@ impl Controller {
     }
 
     fn remove_backend(&mut self, identity: Identity, reference: BackendRef) {
+        // Named twice, by a job that lists an instance twice or as an orphan too, it is given back once.
+        if self.backends.get(&identity) != Some(&reference) {
+            return;
+        }
+        self.backends.remove(&identity);
         let v4 = |bits: u32| (bits != 0).then(|| Address::from_v4_bits(bits));
         let v6 = |address: Address| (!address.is_unspecified()).then_some(address);
         for address in [v4(identity.instance.0), v6(identity.instance.1)]
@@ -498,9 +513,6 @@ impl Controller {
             }
         }
         self.tables.region.remove_backend(reference);
-        if self.backends.get(&identity) == Some(&reference) {
-            self.backends.remove(&identity);
-        }
         if let Some(list) = self.namespaces.get_mut(&identity.namespace) {
             list.retain(|r| *r != reference);
             if list.is_empty() {
@@ -511,6 +523,9 @@ impl Controller {
     }
 
     pub(crate) fn forget_job(&mut self, name: &str) {
+        for (identity, reference) in self.orphans.remove(&job_hash(name)).unwrap_or_default() {
+            self.remove_backend(identity, reference);
+        }
         let Some(job) = self.jobs.remove(name) else {
             return;
         };

@@ -87,6 +87,9 @@ pub struct Controller {
     namespaces: HashMap<(u32, Address), Vec<BackendRef>>,
     /// Backends of an earlier process whose job has not been named again, by the hash of its name.
     orphans: HashMap<u32, Vec<(Identity, BackendRef)>>,
+    /// Who owned the containers whose flows an earlier process left: a flow stays in its shard, so its container goes
+    /// back to the same worker.
+    owners: HashMap<Address, u16>,
     next_backend: u32,
     free_backends: Vec<u32>,
     hosts: HashMap<(Address, u16), u32>,
@@ -133,6 +136,7 @@ impl Controller {
             backends: HashMap::new(),
             namespaces: HashMap::new(),
             orphans: HashMap::new(),
+            owners: HashMap::new(),
             next_backend: 0,
             free_backends: Vec::new(),
             hosts: HashMap::new(),

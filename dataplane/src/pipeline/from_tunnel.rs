@@ -12,6 +12,7 @@ use super::semantic::tuple;
 use super::{Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
 use crate::plan::{Range, range};
+use crate::tables::flows::Shard;
 use crate::tables::region::Location;
 use crate::tables::routes::Route;
 
@@ -46,7 +47,7 @@ impl<O: Output> Pipeline<'_, O> {
         let Some(Route::Local(slot)) = self.tables.route(packet.headers.destination) else {
             return self.drop(packet.mbuf, Counter::NotHere);
         };
-        if self.answers_flow(&packet, from) {
+        if self.answers_flow(&self.shard, &packet, from) {
             return self.deliver(packet, slot);
         }
         let source = packet.headers.source;
@@ -57,15 +58,29 @@ impl<O: Output> Pipeline<'_, O> {
             Some(Route::Instance(id) | Route::Namespace(id)) if self.lives_on(id, from) => {
                 self.deliver(packet, slot);
             }
+            // Known to the worker that owns the destination: so after a restart, before the routes are back. Another
+            // worker's shard may change under our eyes; a packet that is mistaken for unknown then only waits.
+            None if self
+                .owners_shard(slot)
+                .is_some_and(|shard| self.answers_flow(&shard, &packet, from)) =>
+            {
+                self.deliver(packet, slot);
+            }
             // Not known yet: it waits while the address is looked up.
             None => self.wait(packet, source),
             Some(_) => self.drop(packet.mbuf, Counter::SpoofedTunnel),
         }
     }
 
-    // An answer in a flow of this worker proves its source: the flow names the backend, the backend its host.
-    fn answers_flow(&self, packet: &Packet, from: Address) -> bool {
-        self.shard
+    fn owners_shard(&self, slot: u32) -> Option<Shard<'_>> {
+        let owner = usize::from(self.tables.slots.get(slot)?.worker);
+        let region = &self.tables.region;
+        Some(Shard::new(region.shard(owner)?, region.seed()))
+    }
+
+    // An answer in a flow proves its source: the flow names the backend, the backend its host.
+    fn answers_flow(&self, shard: &Shard<'_>, packet: &Packet, from: Address) -> bool {
+        shard
             .reverse(&tuple(packet), self.now)
             .is_some_and(|(_, reference, _)| {
                 self.tables

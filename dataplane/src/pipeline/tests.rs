@@ -10,6 +10,7 @@ mod lifetime;
 mod messages;
 #[path = "../../net/tests/packets/mod.rs"]
 mod packets;
+mod plan;
 mod stage;
 mod tunnelled;
 mod workers;

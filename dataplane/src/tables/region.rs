@@ -218,6 +218,16 @@ impl Region {
         Self::adopt(words, layout, seed, false).0
     }
 
+    /// What the next process would find.
+    #[cfg(test)]
+    pub fn taken_over(&self) -> Self {
+        let copy = |w: &AtomicU64| AtomicU64::new(w.load(Ordering::Relaxed));
+        let words = Words::Heap(self.words().iter().map(copy).collect());
+        let (region, opened) = Self::adopt(words, self.layout, 0, true);
+        assert_eq!(opened, Opened::TakenOver);
+        region
+    }
+
     fn adopt(words: Words, layout: Layout, seed: u64, existed: bool) -> (Self, Opened) {
         let mut region = Self {
             words,

@@ -392,3 +392,27 @@ fn a_new_connection_on_a_closed_ones_ports_is_picked_anew() {
         }
     }
 }
+
+#[test]
+fn an_instance_that_is_listed_twice_is_one_and_goes_once() {
+    let mut node = Node::new(1);
+    let mut twice = job(&[0]);
+    twice.instances.push(twice.instances[0].clone());
+    twice.instances[1].number = 7;
+    twice.job = "a.b.twice.d".to_owned();
+    node.set_job(job(&[]));
+    node.set_job(twice);
+    node.control.forget_job("a.b.twice.d");
+    node.publish();
+    // Two others that come after it are two.
+    node.set_job(job(&[0, 1]));
+    let mut seen = [0; 2];
+    for port in 0..4 {
+        let sent = Spec {
+            source_port: 8000 + port,
+            ..spec(Kind::Udp, V4.c, V4.service)
+        };
+        seen[picked(&V4, &to_tunnel(&node.access(C, &sent.build())))] += 1;
+    }
+    assert_eq!(seen, [2, 2]);
+}

@@ -1,6 +1,6 @@
 //! A node on a bench: containers `c` (10.18.0.2) and `e` (10.18.0.3), a service with two instances on another node.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -10,87 +10,22 @@ use net::Address;
 use net::ethernet::{EtherType, HEADER_LEN, Header, Mac};
 
 use super::packets::{Kind, Spec, assert_right};
-use crate::api::{
-    Attachment, Event, InstanceRoute, JobRoutes, Pair, Policy, ServiceAddress, Subnet,
-};
+use crate::api::{Attachment, Event, JobRoutes, Pair, Subnet};
 use crate::control::{Controller, WorkerLink};
 use crate::counters::{Counter, Counters, Group};
 use crate::pipeline::{GATEWAY_MAC, Output, Pipeline, Settings};
 use crate::tables::Tables;
+use crate::tables::flows::Shard;
 use crate::tables::region::{Layout, Region};
 use crate::tunnel::Joiner;
+
+pub use super::plan::*;
 
 pub const MTU: u16 = 1450;
 pub const HOST_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 /// Interface of the container `c`, and of `e`.
 pub const C: u32 = 101;
 pub const E: u32 = 102;
-/// The other node's address.
-pub const AWAY: &str = "192.0.2.20";
-/// One that no route names.
-pub const STRANGER: &str = "192.0.2.66";
-
-/// The addresses that the fixtures speak of, IPv4 or IPv6.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    pub c: &'static str,
-    pub c_instance: &'static str,
-    pub e: &'static str,
-    pub e_instance: &'static str,
-    pub gateway: &'static str,
-    pub service: &'static str,
-    /// Another job's service with the same instances.
-    pub local_service: &'static str,
-    pub d: [&'static str; 2],
-    pub d_instance: [&'static str; 2],
-    pub outside: &'static str,
-    pub unknown: &'static str,
-    pub unknown_instance: &'static str,
-}
-
-pub const V4: Plan = Plan {
-    c: "10.18.0.2",
-    c_instance: "10.30.0.2",
-    e: "10.18.0.3",
-    e_instance: "10.30.0.3",
-    gateway: "10.18.0.1",
-    service: "10.30.0.10",
-    local_service: "10.30.0.11",
-    d: ["10.19.0.2", "10.19.0.3"],
-    d_instance: ["10.30.0.20", "10.30.0.21"],
-    outside: "203.0.113.5",
-    unknown: "10.30.9.9",
-    unknown_instance: "10.30.9.10",
-};
-
-pub const V6: Plan = Plan {
-    c: "fc00::2",
-    c_instance: "fdff::2",
-    e: "fc00::3",
-    e_instance: "fdff::3",
-    gateway: "fc00::1",
-    service: "fdff:2000::10",
-    local_service: "fdff:2000::11",
-    d: ["fc00::102", "fc00::103"],
-    d_instance: ["fdff::20", "fdff::21"],
-    outside: "2001:db8::5",
-    unknown: "fdff:2000::99",
-    unknown_instance: "fdff::99",
-};
-
-pub const PLANS: [Plan; 2] = [V4, V6];
-
-pub fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-pub fn address(text: &str) -> Address {
-    Address::from(ip(text))
-}
-
-pub fn pair(v4: &str, v6: &str) -> Pair {
-    Pair::new(Some(v4.parse().unwrap()), Some(v6.parse().unwrap()))
-}
 
 /// What the pipeline sent.
 #[derive(Clone, Debug)]
@@ -225,13 +160,7 @@ impl Node {
     /// Containers `c` and `e` are attached, in turn to the workers; `job` has its instances away, `here` is `e`.
     pub fn new(workers: usize) -> Node {
         let mut node = Node::bare(workers);
-        node.control
-            .set_subnets(vec![Subnet {
-                v4: Some("10.18.0.0".parse().unwrap()),
-                v6: Some("fc00::".parse().unwrap()),
-                gateway: pair(V4.gateway, V6.gateway),
-            }])
-            .unwrap();
+        node.set_subnets();
         node.attach(C, pair(V4.c, V6.c));
         node.attach(E, pair(V4.e, V6.e));
         node.set_job(client());
@@ -248,7 +177,23 @@ impl Node {
             backends: 1 << 10,
             hosts: 64,
         };
-        let tables = Arc::new(Tables::new(Region::on_heap(layout, 77), workers));
+        Node::over(Region::on_heap(layout, 77), workers)
+    }
+
+    /// The process ends, and the next one takes over; its node has the gateway, but nothing attached.
+    pub fn restart(self) -> Node {
+        let region = self.tables.region.taken_over();
+        let now = u32::try_from(self.clock / 1000).unwrap();
+        for n in 0..self.workers.len() {
+            Shard::new(region.shard(n).unwrap(), region.seed()).recover(now);
+        }
+        let mut node = Node::over(region, self.workers.len());
+        node.set_subnets();
+        node
+    }
+
+    fn over(region: Region, workers: usize) -> Node {
+        let tables = Arc::new(Tables::new(region, workers));
         // Pipelines borrow the tables for as long as the node lives: the tests' process may keep them.
         let borrowed: &'static Tables = Box::leak(Box::new(Arc::clone(&tables)));
         let pool = take_pool();
@@ -285,6 +230,17 @@ impl Node {
         };
         node.tick(0);
         node
+    }
+
+    fn set_subnets(&mut self) {
+        self.control
+            .set_subnets(vec![Subnet {
+                v4: Some("10.18.0.0".parse().unwrap()),
+                v6: Some("fc00::".parse().unwrap()),
+                gateway: pair(V4.gateway, V6.gateway),
+            }])
+            .unwrap();
+        self.publish();
     }
 
     pub fn attach(&mut self, ifindex: u32, namespace: Pair) {
@@ -468,93 +424,6 @@ pub fn framed(source: Mac, packet: &[u8]) -> Vec<u8> {
         ethertype: if v4 { EtherType::IPV4 } else { EtherType::IPV6 },
     };
     [&header.to_bytes(), packet].concat()
-}
-
-fn instance(
-    number: u32,
-    namespace: Pair,
-    instance: Pair,
-    service: Option<Pair>,
-    host: &str,
-) -> InstanceRoute {
-    InstanceRoute {
-        number,
-        namespace,
-        instance,
-        services: service
-            .map(|addresses| ServiceAddress {
-                policy: Policy::RoundRobin,
-                addresses,
-            })
-            .into_iter()
-            .collect(),
-        host: format!("{host}:50103").parse().unwrap(),
-        weight: 1,
-        draining: false,
-        load: None,
-    }
-}
-
-/// The service's job, with these of its instances on the other node.
-pub fn job(instances: &[usize]) -> JobRoutes {
-    JobRoutes {
-        job: "a.b.service.d".to_owned(),
-        instances: instances
-            .iter()
-            .map(|&n| {
-                instance(
-                    u32::try_from(n).unwrap(),
-                    pair(V4.d[n], V6.d[n]),
-                    pair(V4.d_instance[n], V6.d_instance[n]),
-                    Some(pair(V4.service, V6.service)),
-                    AWAY,
-                )
-            })
-            .collect(),
-    }
-}
-
-/// The client's own job.
-pub fn client() -> JobRoutes {
-    JobRoutes {
-        job: "a.b.client.d".to_owned(),
-        instances: vec![instance(
-            0,
-            pair(V4.c, V6.c),
-            pair(V4.c_instance, V6.c_instance),
-            None,
-            "192.0.2.10",
-        )],
-    }
-}
-
-/// The job of `e`, a server on this node.
-pub fn here() -> JobRoutes {
-    JobRoutes {
-        job: "a.b.here.d".to_owned(),
-        instances: vec![instance(
-            0,
-            pair(V4.e, V6.e),
-            pair(V4.e_instance, V6.e_instance),
-            Some(pair(V4.local_service, V6.local_service)),
-            "192.0.2.10",
-        )],
-    }
-}
-
-/// A job of one instance at an address that no other fixture uses.
-pub fn late(service: &str, own: &str, namespace: &str) -> JobRoutes {
-    let one = |text: &str| Pair::of(ip(text));
-    JobRoutes {
-        job: "a.b.late.d".to_owned(),
-        instances: vec![instance(
-            0,
-            one(namespace),
-            one(own),
-            Some(one(service)),
-            AWAY,
-        )],
-    }
 }
 
 pub const FIN: u8 = 1;

@@ -95,3 +95,31 @@ fn a_packet_in_the_ring_goes_to_nobody_when_its_container_has_left() {
     let got = node.dropping(Counter::NotAttached, Node::taken);
     assert!(got.is_empty(), "{got:?}");
 }
+
+#[test]
+fn a_container_goes_back_to_the_worker_that_has_its_flows() {
+    for plan in PLANS {
+        let mut node = Node::new(2);
+        let sent = spec(tcp(SYN), plan.e, plan.service);
+        let n = picked(&plan, &to_tunnel(&node.access(E, &sent.build())));
+        assert_eq!(node.workers[1].flows(), 1);
+        // The next process attaches the containers in another order.
+        let mut next = node.restart();
+        next.attach(E, pair(V4.e, V6.e));
+        next.attach(C, pair(V4.c, V6.c));
+        let later = spec(tcp(ACK), plan.e, plan.service);
+        let packet = to_tunnel(&next.access(E, &later.build()));
+        assert_eq!(packet, moved(&later, plan.e_instance, plan.d[n], 1));
+        let reply = answer(tcp(ACK), plan.d_instance[n], plan.e);
+        assert_eq!(
+            to_container(&next.tunnel(AWAY, &reply.build()), E),
+            moved(&reply, plan.service, plan.e, 0)
+        );
+        assert_eq!(next.sum(Counter::FlowsOpened), 0);
+        // What is not named again by its job goes, and what is stays.
+        next.set_job(job(&[n]));
+        to_tunnel(&next.access(E, &later.build()));
+        next.set_job(job(&[1 - n]));
+        next.dropping(Counter::BackendGone, |node| node.access(E, &later.build()));
+    }
+}
