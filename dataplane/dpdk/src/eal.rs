@@ -175,6 +175,7 @@ impl Eal {
                 if report.send(started).is_ok() && running {
                     serve(&orders);
                     stop(workers);
+                    options.memory.give_back(&options.file_prefix);
                 }
             })
             .map_err(EalError::Thread);

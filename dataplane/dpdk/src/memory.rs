@@ -44,6 +44,26 @@ impl Memory {
         Ok(())
     }
 
+    /// Removes what EAL leaves in the file system for other processes to attach to: without it the pages stay taken
+    /// when the process has ended. What is still mapped goes with the process.
+    pub(crate) fn give_back(&self, prefix: &str) {
+        let Memory::Hugepages { dir } = self else {
+            return;
+        };
+        let pages = format!("{prefix}map_");
+        let entries = dir
+            .clone()
+            .or_else(mounted)
+            .and_then(|dir| fs::read_dir(dir).ok());
+        for entry in entries.into_iter().flatten().flatten() {
+            if entry.file_name().as_bytes().starts_with(pages.as_bytes()) {
+                // A file that stays is taken over by the next process with this prefix.
+                let _removed = fs::remove_file(entry.path());
+            }
+        }
+        let _removed = fs::remove_dir_all(Path::new("/var/run/dpdk").join(prefix));
+    }
+
     pub(crate) fn arguments(&self) -> Vec<String> {
         match self {
             // Not --in-memory: capture and telemetry tools attach by the files that it would not make.
