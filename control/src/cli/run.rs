@@ -124,6 +124,7 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
     );
     // The socket first: two Net Managers on one path must not both touch the machine.
     let listener = http::listen(&options.socket).await?;
+    let _socket_file = Unlink(options.socket.clone());
     let config = dataplane::config(&instance, &net, &tun).await?;
     let (events, inbox) = mpsc::channel::<Event>(EVENTS);
     let plane = tokio::task::spawn_blocking(move || {
@@ -170,16 +171,23 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
     });
     let failed = Arc::clone(&node);
     let served = server.await;
-    let unlinked = std::fs::remove_file(&options.socket);
-    if let Err(error) = unlinked {
-        tracing::debug!(%error, "the socket file could not be removed");
-    }
     tokio::task::spawn_blocking(move || plane.stop()).await?;
     served?;
     if failed.broken() {
         return Err("a worker of the data plane ended; the log says why".into());
     }
     Ok(())
+}
+
+/// Removes the socket file, however the daemon ends.
+struct Unlink(std::path::PathBuf);
+
+impl Drop for Unlink {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!(%error, "the socket file could not be removed");
+        }
+    }
 }
 
 struct Ending {
