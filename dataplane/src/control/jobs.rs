@@ -15,10 +15,9 @@ use net::address::Address;
 use super::attachments::{v4_bits, v6_address};
 use super::{Controller, Resting};
 use crate::api::{CommandError, InstanceRoute, JobRoutes, Pair, Policy, RouteLine};
-use crate::policy::Members;
 use crate::tables::low32;
 use crate::tables::region::{Backend, BackendRef, Location};
-use crate::tables::routes::{BackendSet, Route, set_cells, write_set};
+use crate::tables::routes::{BackendSet, Members, Route, set_cells, write_set};
 
 /// Turns of a weighted rotation at most; weights are scaled down beyond that.
 const TURNS_MAX: usize = 4096;

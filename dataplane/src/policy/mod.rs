@@ -8,22 +8,11 @@ mod underutilized;
 
 use crate::api::Policy;
 use crate::tables::region::{Backend, BackendRef, Region};
+pub use crate::tables::routes::Members;
 
 pub use closest::Closest;
 pub use round_robin::RoundRobin;
 pub use underutilized::Underutilized;
-
-/// The backends that a Service IP may pick from, as published: whole, and never changed in place.
-pub trait Members {
-    /// How many turns there are; a backend with more weight has more of them.
-    fn len(&self) -> usize;
-    /// The backend whose turn `n` is.
-    fn get(&self, n: usize) -> Option<BackendRef>;
-    /// No turns at all.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// One way to pick.
 pub trait Select {

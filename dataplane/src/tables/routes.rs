@@ -6,7 +6,6 @@ use super::arena::{Arena, CELL_WORDS};
 use super::region::BackendRef;
 use super::{low32, word};
 use crate::api::Policy;
-use crate::policy::Members;
 
 /// The meaning of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +57,18 @@ impl Route {
             4 => Route::Local(low32(word)),
             _ => Route::Unreachable,
         }
+    }
+}
+
+/// The backends that a Service IP may pick from, as published: whole, and never changed in place.
+pub trait Members {
+    /// How many turns there are; a backend with more weight has more of them.
+    fn len(&self) -> usize;
+    /// The backend whose turn `n` is.
+    fn get(&self, n: usize) -> Option<BackendRef>;
+    /// No turns at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
