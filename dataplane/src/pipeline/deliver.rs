@@ -192,7 +192,7 @@ impl<O: Output> Pipeline<'_, O> {
             Segment::Tcp { mss: size } | Segment::Udp { size } => Some(size),
         };
         if let Some(size) = size {
-            return self.encapsulate_pieces(packet, to, tos, size);
+            return self.encapsulate_pieces(&packet, to, tos, size);
         }
         if packet.headers.total_len > usize::from(mtu) {
             return self.drop(packet.mbuf, Counter::TooBig);
@@ -207,7 +207,7 @@ impl<O: Output> Pipeline<'_, O> {
         self.output.tunnel(packet.mbuf, to, tos);
     }
 
-    fn encapsulate_pieces(&mut self, packet: Packet, to: (net::Address, u16), tos: u8, size: u16) {
+    fn encapsulate_pieces(&mut self, packet: &Packet, to: (net::Address, u16), tos: u8, size: u16) {
         let room = self.settings.mtu.saturating_sub(packet.headers.header_len);
         let output = &mut self.output;
         let cut = tunnel::cut(
