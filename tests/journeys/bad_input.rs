@@ -1,4 +1,5 @@
 //! Bad input gets one clear message and status, and leaves nothing half-made behind.
+#![allow(clippy::unwrap_used)] // In a test an unwrap is an assertion, in its own functions too.
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -73,6 +74,13 @@ fn a_bad_deploy_changes_nothing() {
         .register()
         .unwrap()
         .ok("registering")
+        .unwrap();
+    // What the first container brings for good (an empty table of rules) is no trace of a failure.
+    deploy(good.clone()).ok("a good deploy").unwrap();
+    topology.nodes[0]
+        .undeploy(JOB, 0)
+        .unwrap()
+        .ok("undeploying")
         .unwrap();
     let before = traces(&topology);
 
@@ -232,9 +240,20 @@ fn a_net_manager_that_cannot_start_says_why_and_leaves_nothing() {
     let folder = std::env::temp_dir().join(format!("{}-stranger", topology.run().id()));
     std::fs::create_dir(&folder).unwrap();
     std::fs::copy(&program, folder.join("NetManager")).unwrap();
+    for name in ["netcfg.json", "tuncfg.json"] {
+        std::fs::copy(node.folder().join(name), folder.join(name)).unwrap();
+    }
+    let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
     let mut process = launch("no-root", Path::new("setpriv"))
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-        .args([folder.join("NetManager").to_string_lossy().into_owned()])
+        .args([path("NetManager"), "--config".into(), path("netcfg.json")])
+        .args(["--tun-config".into(), path("tuncfg.json")])
+        .args([
+            "--socket".into(),
+            path("netmanager.sock"),
+            "--state-dir".into(),
+            path("state"),
+        ])
         .args(["run"])
         .start(topology.run())
         .unwrap();

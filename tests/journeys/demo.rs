@@ -1,4 +1,5 @@
 //! The demo as a newcomer runs it, through both uplinks, and its ways to end.
+#![allow(clippy::unwrap_used)] // In a test an unwrap is an assertion, in its own functions too.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! What must keep working while something else goes wrong.
+#![allow(clippy::unwrap_used)] // In a test an unwrap is an assertion, in its own functions too.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use journeys::demo::report::Report;
 use journeys::demo::voice::Voice;
 use journeys::measure::Observer;
 use journeys::node::{TUNNEL_PORT, Uplink};
-use journeys::topology::{Plan, Topology};
+use journeys::topology::{Deployed, Plan, Topology};
 
 /// Pitfall 1: nothing that arrives on the tunnel port ends the process or harms the traffic.
 #[test]
@@ -20,7 +21,9 @@ fn any_datagram_to_the_tunnel_port_is_survived() {
     })
     .unwrap();
     let (web, _instances) = topology.deploy("trial.test.web.default", &[1]).unwrap();
-    let (own, mut clients) = topology.deploy("trial.test.client.default", &[0]).unwrap();
+    let (own, mut client) = topology
+        .deploy_client("trial.test.client.default", 0)
+        .unwrap();
     let table = topology
         .wait_running(&[(&web, 1), (&own, 1)])
         .unwrap()
@@ -35,7 +38,7 @@ fn any_datagram_to_the_tunnel_port_is_survived() {
                 for length in (1..1400).step_by(31) {
                     // Every first half-byte, lengths and offsets of all kinds.
                     let mut bytes: Vec<u8> = (0..length)
-                        .map(|at: usize| (at as u8).wrapping_mul(round.wrapping_add(7)))
+                        .map(|at: u16| at.to_le_bytes()[0].wrapping_mul(round.wrapping_add(7)))
                         .collect();
                     bytes[0] = round.wrapping_mul(5);
                     socket.send_to(&bytes, target).unwrap();
@@ -51,7 +54,7 @@ fn any_datagram_to_the_tunnel_port_is_survived() {
         .check_running()
         .unwrap();
     let mut observer = Observer {
-        container: &mut clients[0].container,
+        container: &mut client.container,
         run: topology.run(),
         programs: &topology.programs,
     };
@@ -84,21 +87,23 @@ fn a_killed_net_manager_takes_its_containers_over() {
     })
     .unwrap();
     let (web, _instances) = topology.deploy("trial.test.web.default", &[0, 1]).unwrap();
-    let (own, mut clients) = topology.deploy("trial.test.client.default", &[0]).unwrap();
+    let (own, mut client) = topology
+        .deploy_client("trial.test.client.default", 0)
+        .unwrap();
     let table = topology
         .wait_running(&[(&web, 2), (&own, 1)])
         .unwrap()
         .remove(0);
     let service = table.service_ip;
-    let requests = |clients: &mut Vec<journeys::topology::Deployed>, topology: &Topology| {
+    let requests = |client: &mut Deployed, topology: &Topology| {
         let mut observer = Observer {
-            container: &mut clients[0].container,
+            container: &mut client.container,
             run: topology.run(),
             programs: &topology.programs,
         };
         observer.requests(service, 10).unwrap()
     };
-    assert_eq!(requests(&mut clients, &topology).failures, 0);
+    assert_eq!(requests(&mut client, &topology).failures, 0);
     for node in 0..2 {
         topology.nodes[node].process().unwrap().kill().unwrap();
         topology.restart_node(node).unwrap();
@@ -106,7 +111,7 @@ fn a_killed_net_manager_takes_its_containers_over() {
             "requests to be answered again",
             Duration::from_secs(20),
             || {
-                let spread = requests(&mut clients, &topology);
+                let spread = requests(&mut client, &topology);
                 Ok((spread.failures == 0 && spread.per_instance.len() == 2).then_some(()))
             },
         )

@@ -1,4 +1,5 @@
 //! What must pass between containers, across nodes and within one, through every uplink.
+#![allow(clippy::unwrap_used)] // In a test an unwrap is an assertion, in its own functions too.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,12 +24,14 @@ impl Scene {
     fn new(uplink: Uplink, nodes: &[usize]) -> Scene {
         let mut topology = Topology::registered(Plan { nodes: 2, uplink }).unwrap();
         let (web, instances) = topology.deploy("trial.test.web.default", nodes).unwrap();
-        let (own, mut clients) = topology.deploy("trial.test.client.default", &[0]).unwrap();
+        let (own, client) = topology
+            .deploy_client("trial.test.client.default", 0)
+            .unwrap();
         let mut tables = topology
             .wait_running(&[(&web, instances.len()), (&own, 1)])
             .unwrap();
         Scene {
-            client: clients.remove(0).container,
+            client: client.container,
             table: tables.remove(0),
             topology,
         }
@@ -115,13 +118,15 @@ fn three_nodes_share_one_service() {
     let (web, _instances) = topology
         .deploy("trial.test.web.default", &[0, 1, 2])
         .unwrap();
-    let (own, mut clients) = topology.deploy("trial.test.client.default", &[2]).unwrap();
+    let (own, mut client) = topology
+        .deploy_client("trial.test.client.default", 2)
+        .unwrap();
     let table = topology
         .wait_running(&[(&web, 3), (&own, 1)])
         .unwrap()
         .remove(0);
     let mut observer = Observer {
-        container: &mut clients[0].container,
+        container: &mut client.container,
         run: topology.run(),
         programs: &topology.programs,
     };

@@ -29,17 +29,35 @@ impl Container {
         service: &str,
         instance: u32,
     ) -> Result<Container> {
-        let name = format!("{service}-{instance}");
-        let process = Launch::new(
-            &name,
-            &programs.path("workload"),
-            &Namespace::Fresh,
-            Stage::Workload,
+        let number = instance.to_string();
+        Container::launched(
+            run,
+            programs,
+            &format!("{service}-{number}"),
+            &["serve", "--instance", &number],
         )
-        .args(["serve", "--instance", &instance.to_string()])
-        .start(run)?;
+    }
+
+    /// Starts a container that holds no port: a client.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn idle(run: &Run, programs: &Programs, name: &str) -> Result<Container> {
+        Container::launched(run, programs, name, &["idle"])
+    }
+
+    fn launched(
+        run: &Run,
+        programs: &Programs,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<Container> {
+        let program = programs.path("workload");
+        let process = Launch::new(name, &program, &Namespace::Fresh, Stage::Workload)
+            .args(arguments.iter().copied())
+            .start(run)?;
         Ok(Container {
-            name,
+            name: name.to_owned(),
             process,
             tasks: 0,
         })

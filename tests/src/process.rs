@@ -84,6 +84,8 @@ impl Launch {
             let stdout = File::create(&output)?;
             let mut command = self.command();
             command
+                // Logs are for people: an error's text says where it comes from.
+                .env("RUST_BACKTRACE", "0")
                 .envs(self.environment.iter().map(|(key, value)| (key, value)))
                 .current_dir(run.folder())
                 .stdin(Stdio::piped())

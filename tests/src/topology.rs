@@ -318,14 +318,35 @@ impl Topology {
         Ok((service, deployed))
     }
 
+    /// Deploys a service whose only instance holds no port: a client.
+    ///
+    /// # Errors
+    /// When a call fails.
+    pub fn deploy_client(&mut self, job: &str, node: usize) -> Result<(Service, Deployed)> {
+        let (service, _none) = self.deploy(job, &[])?;
+        let container = Container::idle(&self.run, &self.programs, "client")?;
+        let client = self.place(&service, 0, node, container)?;
+        Ok((service, client))
+    }
+
     /// Deploys one instance.
     ///
     /// # Errors
     /// When a call fails.
     pub fn deploy_instance(&self, service: &Service, number: u32, node: usize) -> Result<Deployed> {
-        self.orchestrator().deploy_instance(service, number)?;
         let name = service.job.split('.').nth(2).unwrap_or("job");
         let container = Container::start(&self.run, &self.programs, name, number)?;
+        self.place(service, number, node, container)
+    }
+
+    fn place(
+        &self,
+        service: &Service,
+        number: u32,
+        node: usize,
+        container: Container,
+    ) -> Result<Deployed> {
+        self.orchestrator().deploy_instance(service, number)?;
         self.nodes[node]
             .deploy(&service.job, number, &container)?
             .ok(&format!(

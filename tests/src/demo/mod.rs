@@ -142,10 +142,13 @@ impl Demo {
             })
         };
         let mut web = deploy(WEB, &[0, 1, 1])?;
-        let mut client = deploy("demo.test.client.default", &[0])?;
         let mut far = deploy("demo.test.far.default", &[1])?;
         let mut near = deploy("demo.test.near.default", &[0])?;
-        for deployment in [&mut web, &mut client, &mut far, &mut near] {
+        let (service, client) = topology.deploy_client("demo.test.client.default", 0)?;
+        let (node, pid) = (&topology.nodes[client.node].id, client.container.pid());
+        voice.detail(&format!("the client on {node}, pid {pid}"));
+        topology.wait_running(&[(&service, 1)])?;
+        for deployment in [&mut web, &mut far, &mut near] {
             let expected = [(&deployment.service, deployment.instances.len())];
             deployment.table = topology.wait_running(&expected)?.pop();
         }
@@ -162,7 +165,7 @@ impl Demo {
                 instance.number
             );
         }
-        self.client = client.instances.pop();
+        self.client = Some(client);
         self.web = Some(web);
         self.far = Some(far);
         self.near = Some(near);

@@ -32,6 +32,8 @@ enum What {
         #[arg(long)]
         instance: u32,
     },
+    /// Holds a namespace and no port, until it is killed.
+    Idle,
     /// Sends HTTP requests one after the other, a connection each.
     Get {
         /// Where to.
@@ -110,6 +112,9 @@ enum What {
 fn main() -> Result<()> {
     let report = match Arguments::parse().what {
         What::Serve { instance } => return server::serve(instance),
+        What::Idle => loop {
+            std::thread::park();
+        },
         What::Get {
             target,
             count,
