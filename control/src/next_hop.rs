@@ -35,7 +35,7 @@ impl NextHops {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(%host, %error, "the way to another node could not be looked up")
+                    tracing::warn!(%host, %error, "the way to another node could not be looked up");
                 }
             }
         }

@@ -588,3 +588,117 @@ fn the_broker_may_vanish_and_what_changed_meanwhile_is_caught_up() {
         world.node.purge().await;
     });
 }
+
+#[test]
+fn the_socket_speaks_json_whatever_the_content_type_and_the_nodes_own_processes_are_an_instance() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        *cluster.host.lock().unwrap() = Some(json!({
+            "app_name": "c.nodes.n1.host", "instance_number": 0,
+            "instance_ip": "10.30.0.9", "instance_ip_v6": "fdff::9"}));
+        let world = World::start().await;
+        let socket = world::scratch("socket").join("nm.sock");
+        let listener = control::http::listen(&socket).await.unwrap();
+        let purged = std::sync::Arc::new(tokio::sync::Notify::new());
+        tokio::spawn(
+            axum::serve(listener, control::http::router(world.node.clone(), purged)).into_future(),
+        );
+        let path = socket.to_str().unwrap().to_owned();
+        let post = async |url: &str, body: String| {
+            let url = format!("http://x{url}");
+            let arguments = [
+                "-s",
+                "-w",
+                " %{http_code}",
+                "-H",
+                "content-type: text/plain",
+                "--unix-socket",
+                &path,
+                &url,
+                "-d",
+                &body,
+            ];
+            let output = tokio::process::Command::new("curl")
+                .args(arguments)
+                .output()
+                .await
+                .unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            let (body, status) = text.rsplit_once(' ').unwrap();
+            (
+                status.to_owned(),
+                serde_json::from_str::<serde_json::Value>(body).unwrap(),
+            )
+        };
+        let (status, answer) = post("/register", "{".into()).await;
+        assert_eq!(
+            (status.as_str(), answer["message"].is_string()),
+            ("400", true)
+        );
+        assert_eq!(
+            post(
+                "/register",
+                r#"{"client_id":"n1","cluster_address":""}"#.into()
+            )
+            .await
+            .0,
+            "200"
+        );
+        let container = Sleeper::start().await;
+        let deploy = json!({"pid": container.pid(), "serviceName": JOB, "instanceNumber": 0, "portMappings": ""});
+        let (status, answer) = post("/container/deploy", deploy.to_string()).await;
+        assert_eq!(status, "200");
+        assert_eq!(
+            answer,
+            json!({"serviceName": JOB, "nsAddress": "10.18.0.2", "nsAddressv6": "fc00::2"})
+        );
+        let undeploy = json!({"pid": -1, "serviceName": JOB, "instanceNumber": 0}).to_string();
+        assert_eq!(post("/docker/undeploy", undeploy).await.0, "200");
+
+        eventually("the node's own instance", async || {
+            cluster
+                .heard("service/deployed")
+                .iter()
+                .any(|said| said["appname"] == "c.nodes.n1.host" && said["nsip"] == "10.18.0.1")
+        })
+        .await;
+        let own = world.recorder.host_instance.lock().unwrap().unwrap();
+        assert_eq!(own.v4.unwrap().to_string(), "10.30.0.9");
+        world.node.purge().await;
+    });
+}
+
+#[test]
+fn a_unikernel_gets_a_namespace_and_both_addresses() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        let job = format!("app{}.test.unikernel.test", std::process::id());
+        let request = protocol::node_http::Deploy {
+            pid: 0,
+            service_name: job.clone(),
+            instance_number: 0,
+            port_mappings: String::new(),
+        };
+        world
+            .node
+            .deploy(request, control::node::Kind::Unikernel)
+            .await
+            .unwrap();
+        let name = format!("{job}.instance.0");
+        assert!(run("ip", &["-n", &name, "addr", "show", "virbr0"]).contains("192.168.1.1/30"));
+        assert!(run("ip", &["-n", &name, "link", "show", "tap0"]).contains("master virbr0"));
+        assert!(run("ip", &["-n", &name, "addr", "show", "eth0"]).contains("10.18.0.2/26"));
+        eventually("announced", async || {
+            !cluster.heard("service/deployed").is_empty()
+        })
+        .await;
+        assert_eq!(cluster.heard("service/deployed")[0]["nsipv6"], "fc00::2");
+        world.undeploy(&job, 0).await;
+        assert!(!run("ip", &["netns", "list"]).contains(&name));
+        world.node.purge().await;
+    });
+}

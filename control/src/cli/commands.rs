@@ -12,24 +12,24 @@ use crate::http::{FlowView, RouteView};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-pub(super) fn run(options: &Options, command: Command) -> Outcome {
+pub(super) fn run(options: &Options, command: &Command) -> Outcome {
     match command {
         Command::Version(format) => {
-            version(format);
+            version(*format);
             Ok(())
         }
-        Command::Logs { lines, follow } => logs(options, lines, follow),
+        Command::Logs { lines, follow } => logs(options, *lines, *follow),
         Command::Status(format) => {
             let body = request(options, Method::GET, "/status")?;
-            show(format, &body, status)
+            show(*format, &body, status)
         }
         Command::Routes(format) => {
             let body = request(options, Method::GET, "/routes")?;
-            show(format, &body, routes)
+            show(*format, &body, routes)
         }
         Command::Flows { format, limit } => {
             let body = request(options, Method::GET, &format!("/flows?limit={limit}"))?;
-            show(format, &body, flows)
+            show(*format, &body, flows)
         }
         Command::Down { .. } => match request(options, Method::POST, "/down") {
             Err(error) if matches!(*error, ClientError::Down(..)) => run::purge(options),

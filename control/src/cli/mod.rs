@@ -157,7 +157,7 @@ pub fn main() -> std::process::ExitCode {
         Some(Command::Config(ConfigCommand::Check)) => {
             run::check(&cli.options, &Overrides::default())
         }
-        Some(command) => commands::run(&cli.options, command),
+        Some(command) => commands::run(&cli.options, &command),
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,

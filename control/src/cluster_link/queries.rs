@@ -184,9 +184,9 @@ mod tests {
         for _ in 0..40 {
             for key in queries.due(now) {
                 if key == job {
-                    names += 1
+                    names += 1;
                 } else {
-                    addresses += 1
+                    addresses += 1;
                 }
             }
             now = queries.next_due().unwrap();

@@ -20,9 +20,7 @@ fn instance(entry: &TableEntry) -> Option<InstanceRoute> {
     let instance = &entry.instance;
     let host = SocketAddr::new(instance.host_ip?.to_canonical(), instance.host_port?);
     let namespace = Pair::new(instance.namespace_ip, instance.namespace_ip_v6);
-    if namespace.iter().next().is_none() {
-        return None;
-    }
+    namespace.iter().next()?;
     let own = match entry.own_address() {
         Some(own) => Pair::new(own.address, own.address_v6),
         None => Pair::new(instance.instance_ip, instance.instance_ip_v6),

@@ -56,6 +56,9 @@ fn options(broker: &Broker) -> Result<MqttOptions, String> {
         true,
     ));
     if let Some(files) = &broker.tls {
+        // Several TLS libraries may be linked in; which one serves is decided here, once.
+        let _ =
+            rumqttc::tokio_rustls::rustls::crypto::aws_lc_rs::default_provider().install_default();
         let read = |path: &std::path::Path| {
             std::fs::read(path)
                 .map_err(|error| format!("{}: {error}; MQTT by TLS needs it", path.display()))

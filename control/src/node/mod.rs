@@ -457,7 +457,7 @@ impl Node {
     /// What people want to know.
     pub async fn status(&self) -> Status {
         let link = self.link().map(|link| link.status()).unwrap_or_default();
-        let dataplane = self.forward(|forwarding| forwarding.stats()).await.ok();
+        let dataplane = self.forward(Forwarding::stats).await.ok();
         let inner = self.inner();
         Status {
             version: env!("CARGO_PKG_VERSION"),

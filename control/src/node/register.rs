@@ -117,7 +117,7 @@ impl Node {
                             return;
                         }
                         Err(reason) => {
-                            tracing::warn!(%reason, "not back in the cluster yet; trying again")
+                            tracing::warn!(%reason, "not back in the cluster yet; trying again");
                         }
                     }
                 }

@@ -185,7 +185,7 @@ async fn listen(notices: Arc<Notices>) {
                 task.abort();
             }
             Err(error) => {
-                tracing::warn!(%error, "the kernel's notices cannot be had; looking each second instead")
+                tracing::warn!(%error, "the kernel's notices cannot be had; looking each second instead");
             }
         }
         tokio::time::sleep(ROUND).await;

@@ -1,6 +1,6 @@
 //! A node in a network namespace of its own: a broker, a cluster manager that the test plays, containers that are
 //! sleeping processes, and a data plane that records what it is told.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -187,6 +187,8 @@ pub struct Cluster {
     /// Answers by name and by address.
     pub tables: Mutex<HashMap<String, Value>>,
     pub next_subnet: Mutex<u8>,
+    /// The node's own processes, for a cluster that knows of them.
+    pub host: Mutex<Option<Value>>,
     /// Whether it answers.
     pub mute: Mutex<bool>,
     pub client: Mutex<Option<AsyncClient>>,
@@ -219,7 +221,7 @@ impl Cluster {
                     Ok(rumqttc::Event::Incoming(Packet::Publish(publish))) => {
                         // Its own bad answers, in one test, are no JSON.
                         if let Ok(payload) = serde_json::from_slice(&publish.payload) {
-                            player.hear(&client, publish.topic, payload);
+                            player.hear(&client, &publish.topic, &payload);
                         }
                     }
                     Ok(_) => {}
@@ -231,14 +233,14 @@ impl Cluster {
         cluster
     }
 
-    fn hear(&self, client: &AsyncClient, topic: String, payload: Value) {
+    fn hear(&self, client: &AsyncClient, topic: &str, payload: &Value) {
         if topic.ends_with("/result") {
             return;
         }
         self.heard
             .lock()
             .unwrap()
-            .push((topic.clone(), payload.clone()));
+            .push((topic.to_owned(), payload.clone()));
         if *self.mute.lock().unwrap() {
             return;
         }
@@ -261,6 +263,10 @@ impl Cluster {
                 json!({"address": v4, "addressv6": format!("fc00::{:x}", u16::from(*next) << 8)}),
             );
             *next += 1;
+        } else if topic.ends_with("host/request") {
+            if let Some(host) = self.host.lock().unwrap().clone() {
+                answer("host/result", host);
+            }
         } else if topic.ends_with("tablequery/request") {
             let name = payload["sname"].as_str().unwrap();
             let key = if name.is_empty() {
@@ -281,7 +287,7 @@ impl Cluster {
             // As the reference: the instance shows in the next table query, and the change is published.
             let job = payload["appname"].as_str().unwrap().to_owned();
             let number = payload["instance_number"].as_u64().unwrap();
-            let table = table(&job, number, &payload);
+            let table = table(&job, number, payload);
             self.tables.lock().unwrap().insert(job.clone(), table);
             self.changed(&job, "DEPLOYMENT");
         } else if topic.ends_with("service/undeployed") {
