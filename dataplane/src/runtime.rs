@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -38,6 +39,7 @@ pub struct Dataplane {
     workers: Vec<dpdk::Worker>,
     control: Option<JoinHandle<()>>,
     port: Option<Port>,
+    flows: PathBuf,
     // Holds the tunnel port of an ethdev uplink, so that the kernel answers nothing there.
     _reserved: Vec<UdpSocket>,
     // Last: everything above lives in its memory.
@@ -84,11 +86,15 @@ fn worker_cpus(config: &Config) -> Result<Vec<Vec<usize>>, StartError> {
     Ok(vec![allowed; config.workers])
 }
 
+fn flows_path(config: &Config) -> PathBuf {
+    config
+        .shared_dir
+        .join(format!("oakestra-{}.flows", config.instance))
+}
+
 fn open_region(config: &Config) -> Result<Region, StartError> {
     let layout = Layout::for_flows(config.flows, config.workers);
-    let path = config
-        .shared_dir
-        .join(format!("oakestra-{}.flows", config.instance));
+    let path = flows_path(config);
     let (region, opened) = match Region::open(&path, layout, seed()) {
         Ok(opened) => opened,
         // A node that forgets its flows at a crash is better than none.
@@ -313,6 +319,7 @@ impl Dataplane {
             workers: running,
             control: Some(control),
             port,
+            flows: flows_path(config),
             _reserved: reserved,
             eal: Some(eal),
         })
@@ -327,6 +334,17 @@ impl Dataplane {
     /// Stops the workers, closes the ports and ends EAL. Flows stay in their mapping for the next process.
     pub fn stop(self) {
         drop(self);
+    }
+
+    /// As `stop`, for a node without containers: there are no flows to keep, and the mapping is removed.
+    pub fn remove(self) {
+        let flows = self.flows.clone();
+        drop(self);
+        if let Err(error) = std::fs::remove_file(&flows)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %flows.display(), "the flow mapping could not be removed: {error}");
+        }
     }
 }
 
