@@ -243,6 +243,7 @@ fn a_net_manager_that_cannot_start_says_why_and_leaves_nothing() {
     for name in ["netcfg.json", "tuncfg.json"] {
         std::fs::copy(node.folder().join(name), folder.join(name)).unwrap();
     }
+    std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).unwrap();
     let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
     let mut process = launch("no-root", Path::new("setpriv"))
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
