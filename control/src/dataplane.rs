@@ -55,7 +55,7 @@ pub async fn config(instance: &str, net: &NetConfig, tun: &TunConfig) -> Result<
         mtu: tun.mtu,
         flows: net.dataplane.flows,
         hugepage_mb: net.dataplane.hugepage_mb,
-        shared_dir: PathBuf::from("/dev/shm"),
+        shared_dir: PathBuf::from(SHARED_DIR),
     })
 }
 

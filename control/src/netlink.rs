@@ -414,7 +414,7 @@ impl Netlink {
         };
         let mut request = self.handle.route().get(message);
         request.message_mut().header.table = 0;
-        let mut stream = std::pin::pin!(route_lookup(request));
+        let mut stream = std::pin::pin!(request.execute());
         let answer = match stream.try_next().await {
             Ok(answer) => answer,
             Err(error) => {
@@ -487,13 +487,6 @@ impl Netlink {
                 })
         }))
     }
-}
-
-/// A route request for one destination is a plain GET, not a dump.
-fn route_lookup(
-    request: rtnetlink::RouteGetRequest,
-) -> impl futures_util::Stream<Item = Result<RouteMessage, rtnetlink::Error>> {
-    request.execute()
 }
 
 fn route(

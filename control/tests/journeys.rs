@@ -702,3 +702,24 @@ fn a_unikernel_gets_a_namespace_and_both_addresses() {
         world.node.purge().await;
     });
 }
+
+#[test]
+fn next_hops_come_from_the_kernel_and_follow_its_changes() {
+    isolated(async || {
+        let world = World::start().await;
+        let host = "203.0.113.9".parse().unwrap();
+        world.events.send(Event::NextHop(host)).await.unwrap();
+        world::ip("neigh replace 192.0.2.1 lladdr 02:00:00:00:00:01 dev wan0 nud permanent");
+        let told = || world.recorder.next_hops.lock().unwrap().get(&host).copied();
+        eventually("the next hop", async || told().is_some()).await;
+        let hop = told().unwrap();
+        assert_eq!(hop.source.to_string(), "192.0.2.10");
+        assert_eq!(hop.next_mac, [2, 0, 0, 0, 0, 1]);
+        world::ip("neigh replace 192.0.2.1 lladdr 02:00:00:00:00:02 dev wan0 nud permanent");
+        eventually("the change", async || {
+            told().is_some_and(|hop| hop.next_mac[5] == 2)
+        })
+        .await;
+        world.node.stop().await;
+    });
+}

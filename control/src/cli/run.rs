@@ -171,7 +171,8 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
     });
     let failed = Arc::clone(&node);
     let served = server.await;
-    tokio::task::spawn_blocking(move || plane.stop()).await?;
+    let keep = failed.has_containers() || failed.broken();
+    tokio::task::spawn_blocking(move || if keep { plane.stop() } else { plane.remove() }).await?;
     served?;
     if failed.broken() {
         return Err("a worker of the data plane ended; the log says why".into());

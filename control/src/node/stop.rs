@@ -14,7 +14,7 @@ impl Node {
     /// Stops gracefully. With no container attached everything is removed but the state file; with containers, what
     /// they need stays and a restart takes it over.
     pub async fn stop(self: &Arc<Self>) {
-        let empty = self.inner().state.containers.is_empty();
+        let empty = !self.has_containers();
         self.end_tasks();
         if empty {
             self.clear().await;
@@ -22,6 +22,12 @@ impl Node {
         self.end_link(empty).await;
         self.save_or_log().await;
         tracing::info!(everything_removed = empty, "stopped");
+    }
+
+    /// Whether a container is attached, for which flows and links are kept.
+    #[must_use]
+    pub fn has_containers(&self) -> bool {
+        !self.inner().state.containers.is_empty()
     }
 
     /// Detaches everything, gives the subnetworks back and forgets this node.
@@ -108,6 +114,12 @@ pub async fn purge_without_daemon(options: Options) -> Result<(), StartError> {
         tracing::warn!(%error, "the rules could not be removed");
     }
     host::restore_settings(&state.sysctls);
+    let flows = crate::dataplane::flow_mapping(&options.instance);
+    if let Err(error) = std::fs::remove_file(&flows)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %flows.display(), %error, "the flows could not be removed");
+    }
     if let Some(identity) = &state.identity {
         let owners: Vec<String> = state
             .ledger
