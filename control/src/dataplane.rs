@@ -1,7 +1,7 @@
 //! The real data plane behind [`Forwarding`], and how its configuration follows from ours.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dataplane::{Config, Handle, Idle, Uplink};
@@ -13,6 +13,15 @@ use crate::forwarding::{
 };
 use crate::host;
 use crate::netlink::Netlink;
+
+/// A tmpfs that every Linux has; flows that survive the process lie there.
+const SHARED_DIR: &str = "/dev/shm";
+
+/// Where the flows of `instance` lie.
+#[must_use]
+pub fn flow_mapping(instance: &str) -> PathBuf {
+    dataplane::runtime::flow_mapping(Path::new(SHARED_DIR), instance)
+}
 
 /// What the data plane is started with.
 ///

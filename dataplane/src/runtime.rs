@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -86,15 +86,15 @@ fn worker_cpus(config: &Config) -> Result<Vec<Vec<usize>>, StartError> {
     Ok(vec![allowed; config.workers])
 }
 
-fn flows_path(config: &Config) -> PathBuf {
-    config
-        .shared_dir
-        .join(format!("oakestra-{}.flows", config.instance))
+/// Where the flows of `instance` lie in `shared_dir`, for who removes them when no data plane runs.
+#[must_use]
+pub fn flow_mapping(shared_dir: &Path, instance: &str) -> PathBuf {
+    shared_dir.join(format!("oakestra-{instance}.flows"))
 }
 
 fn open_region(config: &Config) -> Result<Region, StartError> {
     let layout = Layout::for_flows(config.flows, config.workers);
-    let path = flows_path(config);
+    let path = flow_mapping(&config.shared_dir, &config.instance);
     let (region, opened) = match Region::open(&path, layout, seed()) {
         Ok(opened) => opened,
         // A node that forgets its flows at a crash is better than none.
@@ -319,7 +319,7 @@ impl Dataplane {
             workers: running,
             control: Some(control),
             port,
-            flows: flows_path(config),
+            flows: flow_mapping(&config.shared_dir, &config.instance),
             _reserved: reserved,
             eal: Some(eal),
         })
