@@ -45,7 +45,7 @@ fn finished(sent: &Sent) -> Vec<u8> {
             offload.l3_len, headers.l4_offset,
             "the port could not find the sum"
         );
-        finish::partial(&headers, [&packet[..]].into_iter())
+        finish::partial(&headers, [&packet[..]])
             .unwrap()
             .write(&mut packet)
             .unwrap();

@@ -53,7 +53,7 @@ fn forward(n: u8) -> Tuple {
         destination: Address::from_v4_bits(0x0a1e_0001 + u32::from(n % 2)),
         source_port: 1000 + u16::from(n / 6),
         destination_port: 80,
-        protocol: if n % 5 == 0 {
+        protocol: if n.is_multiple_of(5) {
             Protocol::UDP
         } else {
             Protocol::TCP

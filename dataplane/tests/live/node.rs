@@ -1,0 +1,199 @@
+//! The node's process: a data plane that does what it is told on standard input.
+
+use std::collections::HashMap;
+use std::io::BufRead;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use dataplane::{
+    Attachment, Config, Dataplane, Event, Handle, Idle, InstanceRoute, JobRoutes, Pair, Policy,
+    ServiceAddress, Stats, Subnet, Uplink,
+};
+
+fn pair(subnet: (u8, u16), v4: u8, v6: u16) -> Pair {
+    let (third, first) = subnet;
+    let v4 = Ipv4Addr::new(10, third, 0, v4);
+    Pair::new(Some(v4), Some(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, v6)))
+}
+
+/// The namespace IPs of a container by its number: `c`, `e`, `f`.
+fn namespace(n: u8) -> Pair {
+    pair((18, 0xfc00), n + 2, u16::from(n) + 2)
+}
+
+fn number(name: &str) -> u8 {
+    u8::try_from(
+        super::containers::NAMES
+            .iter()
+            .position(|n| *n == name)
+            .unwrap(),
+    )
+    .unwrap()
+}
+
+fn route(number: u32, container: u8, instance: Pair, service: bool) -> InstanceRoute {
+    InstanceRoute {
+        number,
+        namespace: namespace(container),
+        instance,
+        services: if service {
+            vec![ServiceAddress {
+                policy: Policy::RoundRobin,
+                addresses: Pair::new(
+                    Some(Ipv4Addr::new(10, 30, 0, 10)),
+                    Some(Ipv6Addr::new(0xfdff, 0x2000, 0, 0, 0, 0, 0, 0x10)),
+                ),
+            }]
+        } else {
+            Vec::new()
+        },
+        host: "192.0.2.1:50103".parse().unwrap(),
+        weight: 1,
+        draining: false,
+        load: None,
+    }
+}
+
+/// The service's job: instance 0 is `e`, 1 is `f`.
+fn service(instances: &[u8]) -> JobRoutes {
+    JobRoutes {
+        job: "a.b.service.d".to_owned(),
+        instances: instances
+            .iter()
+            .map(|&n| {
+                let instance = pair((30, 0xfdff), 20 + n, 0x20 + u16::from(n));
+                route(n.into(), n + 1, instance, true)
+            })
+            .collect(),
+    }
+}
+
+fn client() -> JobRoutes {
+    JobRoutes {
+        job: "a.b.client.d".to_owned(),
+        instances: vec![route(0, 0, pair((30, 0xfdff), 2, 2), false)],
+    }
+}
+
+fn attach(handle: &Handle, name: &str, macs: &HashMap<String, [u8; 6]>) {
+    let n = number(name);
+    let interface = format!("port{name}");
+    let ifindex = nix::net::if_::if_nametoindex(&interface[..]).unwrap();
+    handle
+        .attach(Attachment {
+            ifindex,
+            interface,
+            mac: macs[name],
+            namespace: namespace(n),
+            job: "a.b.service.d".to_owned(),
+            number: n.into(),
+        })
+        .unwrap();
+}
+
+fn packets(counts: &[dataplane::Count]) -> u64 {
+    counts.iter().map(|c| c.packets).sum()
+}
+
+fn event(stats: &Stats, name: &str) -> u64 {
+    let found = stats.events.iter().find(|c| c.name == name);
+    found.map_or(0, |c| c.packets)
+}
+
+fn command(handle: &Handle, macs: &mut HashMap<String, [u8; 6]>, words: &[&str]) -> String {
+    match words {
+        ["mac", name, mac] => {
+            let bytes: Vec<u8> = mac
+                .split(':')
+                .map(|b| u8::from_str_radix(b, 16).unwrap())
+                .collect();
+            macs.insert((*name).to_owned(), bytes.try_into().unwrap());
+        }
+        ["attach", name] => attach(handle, name, macs),
+        ["detach", name] => {
+            let ifindex = nix::net::if_::if_nametoindex(&format!("port{name}")[..]).unwrap();
+            assert!(handle.detach(ifindex).unwrap());
+        }
+        ["job", numbers @ ..] => {
+            let numbers: Vec<u8> = numbers.iter().map(|n| n.parse().unwrap()).collect();
+            handle.set_job(client()).unwrap();
+            handle.set_job(service(&numbers)).unwrap();
+        }
+        ["client"] => handle.set_job(client()).unwrap(),
+        ["churn", times] => {
+            for n in 0..times.parse::<u32>().unwrap() {
+                let mut routes = service(match n % 3 {
+                    0 => &[0],
+                    1 => &[1, 0],
+                    _ => &[0, 1],
+                });
+                for instance in &mut routes.instances {
+                    instance.weight = (n % 7) as u8 + 1;
+                }
+                handle.set_job(routes).unwrap();
+                handle.set_job(client()).unwrap();
+            }
+            handle.set_job(service(&[0, 1])).unwrap();
+        }
+        ["forget"] => handle.forget_job("a.b.service.d").unwrap(),
+        ["nowhere", address] => handle.set_unresolvable(address.parse().unwrap()).unwrap(),
+        ["misses"] => return event(&handle.stats().unwrap(), "misses").to_string(),
+        ["balance"] => {
+            // Bursts under way come to an end: packets that wait are all that may be left, and none waits for ever.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            loop {
+                let stats = handle.stats().unwrap();
+                assert!(packets(&stats.received) > 0 && packets(&stats.sent) > 0);
+                if stats.waiting == 0 || std::time::Instant::now() > deadline {
+                    return stats.waiting.to_string();
+                }
+                std::thread::yield_now();
+            }
+        }
+        other => panic!("{other:?}"),
+    }
+    String::new()
+}
+
+pub fn run() {
+    let variable = |name| std::env::var(name).unwrap();
+    let config = Config {
+        instance: variable("OAK_INSTANCE"),
+        workers: variable("OAK_WORKERS").parse().unwrap(),
+        worker_cpus: Vec::new(),
+        idle: Idle::Backoff,
+        uplink: Uplink::Socket,
+        tunnel_port: 50103,
+        host_interface: "oak0".to_owned(),
+        mtu: 1450,
+        flows: 4096,
+        hugepage_mb: Some(0),
+        shared_dir: variable("OAK_SHARED").into(),
+    };
+    let listener = |event| {
+        if let Event::Unresolved(address) = event {
+            println!("\n> unresolved {address}");
+        }
+    };
+    let dataplane = Dataplane::start(&config, Box::new(listener)).unwrap();
+    let handle = dataplane.handle();
+    let gateway = pair((18, 0xfc00), 1, 1);
+    handle
+        .set_subnets(vec![Subnet {
+            v4: Some(Ipv4Addr::new(10, 18, 0, 0)),
+            v6: Some("fc00::".parse().unwrap()),
+            gateway,
+        }])
+        .unwrap();
+    println!("\n> ready");
+    let mut macs = HashMap::new();
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if words == ["stop"] {
+            break;
+        }
+        let answer = command(&handle, &mut macs, &words);
+        println!("\n> done {answer}");
+    }
+    dataplane.stop();
+}
