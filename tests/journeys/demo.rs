@@ -4,12 +4,19 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use journeys::deadline::wait_until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+
+/// One demo at a time: they measure, and two cores are few.
+fn alone() -> MutexGuard<'static, ()> {
+    static SERIAL: Mutex<()> = Mutex::new(());
+    SERIAL.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn demo() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
@@ -55,14 +62,32 @@ fn holds(uplink: &str) {
 
 #[test]
 fn it_holds_over_udp_sockets_and_right_after_over_af_packet() {
+    let _alone = alone();
     holds("socket");
     holds("af_packet");
+}
+
+/// Processes whose command line carries the demo's id.
+fn processes_of(pid: u32) -> Vec<(u32, String)> {
+    let prefix = format!("oakrun-{pid}-");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        let number = entry.file_name().to_string_lossy().parse();
+        if let (true, Ok(number)) = (command.contains(&prefix), number) {
+            found.push((number, command.replace('\0', " ")));
+        }
+    }
+    found
 }
 
 /// Namespaces, run folders and processes that carry the demo's id.
 fn left_of(pid: u32) -> Vec<String> {
     let prefix = format!("oakrun-{pid}-");
-    let mut left = Vec::new();
+    let mut left: Vec<_> = processes_of(pid)
+        .into_iter()
+        .map(|(_, command)| command)
+        .collect();
     for place in ["/run/netns", "/tmp"] {
         for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -71,25 +96,27 @@ fn left_of(pid: u32) -> Vec<String> {
             }
         }
     }
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        if command.contains(&prefix) {
-            left.push(command.replace('\0', " "));
-        }
-    }
     left
 }
 
-/// Files that DPDK and the shared tables leave where they are not taken down.
-fn shared_files() -> Vec<String> {
-    let mut names = Vec::new();
-    for place in ["/dev/shm", "/run/dpdk", "/dev/hugepages"] {
-        for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
-            names.push(entry.path().to_string_lossy().into_owned());
-        }
-    }
-    names.sort();
-    names
+/// What DPDK and the shared tables hold for the demo outside its folder.
+fn shared_files_of(pid: u32) -> Vec<String> {
+    processes_of(pid)
+        .into_iter()
+        .flat_map(|(number, _)| journeys::run::files_of(number))
+        .collect()
+}
+
+fn assert_gone(files: &[String]) {
+    assert!(
+        !files.is_empty(),
+        "the demo held no shared files, so this shows nothing"
+    );
+    let left: Vec<_> = files
+        .iter()
+        .filter(|file| Path::new(file).exists())
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// Starts the demo and answers once it has said `line`.
@@ -111,22 +138,24 @@ fn start_until(line: &str) -> std::process::Child {
 
 #[test]
 fn ctrl_c_leaves_nothing() {
-    let before = shared_files();
+    let _alone = alone();
     let mut child = start_until("traffic");
     let pid = child.id();
     assert!(!left_of(pid).is_empty());
+    let shared = shared_files_of(pid);
     kill(Pid::from_raw(pid.cast_signed()), Signal::SIGINT).unwrap();
     let status = child.wait().unwrap();
     assert!(!status.success());
     assert_eq!(left_of(pid), Vec::<String>::new());
-    assert_eq!(shared_files(), before);
+    assert_gone(&shared);
 }
 
 #[test]
 fn what_a_killed_demo_leaves_goes_at_the_next_start() {
-    let before = shared_files();
-    let mut child = start_until("deploy");
+    let _alone = alone();
+    let mut child = start_until("traffic");
     let pid = child.id();
+    let shared = shared_files_of(pid);
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!left_of(pid).is_empty());
@@ -137,11 +166,12 @@ fn what_a_killed_demo_leaves_goes_at_the_next_start() {
     .unwrap();
     kill(Pid::from_raw(next.id().cast_signed()), Signal::SIGTERM).unwrap();
     next.wait().unwrap();
-    assert_eq!(shared_files(), before);
+    assert_gone(&shared);
 }
 
 #[test]
 fn without_root_rights_it_says_so() {
+    let _alone = alone();
     // A path that a stranger may read and run.
     let folder = Path::new("/tmp").join(format!("oak-demo-{}", std::process::id()));
     std::fs::create_dir(&folder).unwrap();

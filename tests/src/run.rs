@@ -358,8 +358,9 @@ fn note_leftovers_of(folder: &Path, pid: u32) {
     }
 }
 
-/// Files (for DPDK: its run-time folder) that would outlast the process.
-fn files_of(pid: u32) -> BTreeSet<String> {
+/// Files outside the run's folder (for DPDK: its run-time folder) that would outlast the process.
+#[must_use]
+pub fn files_of(pid: u32) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()

@@ -92,7 +92,10 @@ pub(super) fn run(demo: &mut Demo, voice: &Voice, report: &mut Report) -> Result
     for request in all.iter().filter(|request| request.answer.is_err()) {
         let before = i128::try_from(told.time_us)? - i128::try_from(request.start_us)?;
         let reason = request.answer.as_ref().err().map_or("", String::as_str);
-        voice.detail(&format!("a request of {} ms before that: {reason}", before / 1000));
+        voice.detail(&format!(
+            "a request of {} ms before that: {reason}",
+            before / 1000
+        ));
     }
     let failed = all.iter().filter(|request| request.answer.is_err()).count();
     report.drained_failures = failed as u64;
