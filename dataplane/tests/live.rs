@@ -103,6 +103,16 @@ fn containers_talk(workers: usize) {
         assert_eq!(ask("10.30.0.20").unwrap(), "e");
         assert_eq!(ask("10.30.0.21").unwrap(), "f");
     });
+    // The node's own processes are an instance too; the TAP spreads their flows over all workers.
+    node.say("host");
+    within(&site.container("node"), || {
+        let mut counts = [0, 0];
+        for _ in 0..20 {
+            counts[usize::from(ask(SERVICES[0]).unwrap() == "e")] += 1;
+        }
+        assert_eq!(counts, [10, 10]);
+        assert_eq!(ask("10.18.0.3").unwrap(), "e");
+    });
     // A container goes, and its instance with it: everyone finds the other one.
     node.say("detach e");
     node.say("job 1");
@@ -156,7 +166,7 @@ fn no_update_ever_leaves_a_moment_without_a_route() {
                             asked.fetch_add(1, Ordering::Relaxed);
                         }
                     }
-                })
+                });
             });
             node.say("churn 10000");
             // Until the prober, too, has seen enough of it.

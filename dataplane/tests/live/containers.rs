@@ -152,6 +152,11 @@ impl Site {
         let space = self.container("node");
         ip(&format!("-n {space} addr add 10.18.0.1/32 dev oak0"));
         ip(&format!("-n {space} link set oak0 up"));
+        for range in ["10.18.0.0/15", "10.30.0.0/16"] {
+            ip(&format!(
+                "-n {space} route replace {range} dev oak0 src 10.18.0.1"
+            ));
+        }
         node
     }
 }

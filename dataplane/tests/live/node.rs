@@ -134,6 +134,13 @@ fn command(handle: &Handle, macs: &mut HashMap<String, [u8; 6]>, words: &[&str])
             }
             handle.set_job(service(&[0, 1])).unwrap();
         }
+        ["host"] => {
+            let mut own = route(0, 0, pair((30, 0xfdff), 40, 0x40), false);
+            own.namespace = pair((18, 0xfc00), 1, 1);
+            let job = "cluster.nodes.one.host".to_owned();
+            let instances = vec![own];
+            handle.set_job(JobRoutes { job, instances }).unwrap();
+        }
         ["forget"] => handle.forget_job("a.b.service.d").unwrap(),
         ["nowhere", address] => handle.set_unresolvable(address.parse().unwrap()).unwrap(),
         ["misses"] => return event(&handle.stats().unwrap(), "misses").to_string(),
