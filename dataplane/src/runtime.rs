@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use dpdk::{Eal, EalOptions, Mempool, Port, PortConfig, Ring};
+use dpdk::{Eal, EalOptions, Memory, Mempool, Port, PortConfig, Ring};
 use kernel_port::{AccessGroup, KernelPortError, Pools, TapPort, TunnelPort, Waiter};
 
 use crate::api::{Config, Event, StartError, Uplink as UplinkKind};
@@ -195,10 +195,12 @@ impl Dataplane {
                 config.workers
             )));
         }
+        let prefix = format!("oakestra-{}", config.instance);
+        Memory::reclaim(&prefix);
         let choice = memory::choose(config.hugepage_mb, config.workers)?;
         tracing::info!("packet memory: {}", choice.text);
         let eal = Eal::init(EalOptions {
-            file_prefix: format!("oakestra-{}", config.instance),
+            file_prefix: prefix,
             workers: worker_cpus(config)?,
             memory: choice.memory,
             pci_allow: Vec::new(),

@@ -1,6 +1,7 @@
 //! Where EAL takes its memory from, checked before EAL would fail half way.
 
 use std::ffi::CString;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -44,22 +45,35 @@ impl Memory {
         Ok(())
     }
 
-    /// Removes what EAL leaves in the file system for other processes to attach to: without it the pages stay taken
-    /// when the process has ended. What is still mapped goes with the process.
+    /// Frees the hugepages that a killed process with this file prefix left taken, so that they count as free again.
+    /// Those of a process that lives are locked, and stay.
+    pub fn reclaim(prefix: &str) {
+        let Some(dir) = mounted() else { return };
+        for path in page_files(&dir, prefix) {
+            let Ok(file) = fs::File::open(&path) else {
+                continue;
+            };
+            // SAFETY: an open descriptor; the lock goes with it.
+            if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+                let _removed = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Removes what EAL leaves in the file system for other processes to attach to: without it the pages
+    /// stay taken when the process has ended. What is still mapped goes with the process.
     pub(crate) fn give_back(&self, prefix: &str) {
         let Memory::Hugepages { dir } = self else {
             return;
         };
-        let pages = format!("{prefix}map_");
-        let entries = dir
+        for path in dir
             .clone()
             .or_else(mounted)
-            .and_then(|dir| fs::read_dir(dir).ok());
-        for entry in entries.into_iter().flatten().flatten() {
-            if entry.file_name().as_bytes().starts_with(pages.as_bytes()) {
-                // A file that stays is taken over by the next process with this prefix.
-                let _removed = fs::remove_file(entry.path());
-            }
+            .iter()
+            .flat_map(|dir| page_files(dir, prefix))
+        {
+            // A file that stays is reclaimed by the next process with this prefix.
+            let _removed = fs::remove_file(path);
         }
         let _removed = fs::remove_dir_all(Path::new("/var/run/dpdk").join(prefix));
     }
@@ -80,6 +94,16 @@ impl Memory {
             }
         }
     }
+}
+
+/// The files that EAL's pages of one prefix lie in.
+fn page_files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+    let pages = format!("{prefix}map_");
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().as_bytes().starts_with(pages.as_bytes()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 fn is_hugetlbfs(dir: &Path) -> bool {
