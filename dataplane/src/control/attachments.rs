@@ -173,13 +173,14 @@ impl Controller {
         namespace: Pair,
         instance: Pair,
     ) -> Result<(), CommandError> {
-        if self.subnets.first().is_some_and(|s| s.gateway == namespace) {
+        let same = |other: Pair| other.iter().any(|a| namespace.iter().any(|b| a == b));
+        if self.subnets.first().is_some_and(|s| same(s.gateway)) {
             return self.set_host_instance(instance);
         }
         let Some(ifindex) = self
             .attached
             .iter()
-            .find(|(_, a)| a.attachment.namespace == namespace)
+            .find(|(_, a)| same(a.attachment.namespace))
             .map(|(&i, _)| i)
         else {
             return Ok(());

@@ -69,6 +69,12 @@ fn identity(instance: &InstanceRoute, job: u32) -> Identity {
     }
 }
 
+/// The addresses of a record that are there.
+fn both((v4, v6): (u32, Address)) -> impl Iterator<Item = Address> {
+    let v4 = (v4 != 0).then(|| Address::from_v4_bits(v4));
+    v4.into_iter().chain((!v6.is_unspecified()).then_some(v6))
+}
+
 fn full(error: impl std::fmt::Display) -> CommandError {
     CommandError::Full(error.to_string())
 }
@@ -314,10 +320,9 @@ impl Controller {
 
     fn enlist(&mut self, identity: Identity, reference: BackendRef) {
         self.backends.insert(identity, reference);
-        self.namespaces
-            .entry(identity.namespace)
-            .or_default()
-            .push(reference);
+        for address in both(identity.namespace) {
+            self.namespaces.entry(address).or_default().push(reference);
+        }
     }
 
     /// Replaces what is known of a job.
@@ -493,29 +498,23 @@ impl Controller {
             return;
         }
         self.backends.remove(&identity);
-        let v4 = |bits: u32| (bits != 0).then(|| Address::from_v4_bits(bits));
-        let v6 = |address: Address| (!address.is_unspecified()).then_some(address);
-        for address in [v4(identity.instance.0), v6(identity.instance.1)]
-            .into_iter()
-            .flatten()
-        {
+        for address in both(identity.instance) {
             if self.tables.route(address) == Some(Route::Instance(reference.id)) {
                 self.remove_route(address);
             }
         }
-        for address in [v4(identity.namespace.0), v6(identity.namespace.1)]
-            .into_iter()
-            .flatten()
-        {
+        for address in both(identity.namespace) {
             if self.tables.route(address) == Some(Route::Namespace(reference.id)) {
                 self.remove_route(address);
             }
         }
         self.tables.region.remove_backend(reference);
-        if let Some(list) = self.namespaces.get_mut(&identity.namespace) {
-            list.retain(|r| *r != reference);
-            if list.is_empty() {
-                self.namespaces.remove(&identity.namespace);
+        for address in both(identity.namespace) {
+            if let Some(list) = self.namespaces.get_mut(&address) {
+                list.retain(|r| *r != reference);
+                if list.is_empty() {
+                    self.namespaces.remove(&address);
+                }
             }
         }
         self.rest(Resting::Backend(reference.id));
@@ -544,21 +543,28 @@ impl Controller {
 
     /// The Instance IPs that some job names for a namespace address.
     pub(super) fn instance_ips(&self, namespace: Pair) -> Pair {
-        let key = (v4_bits(namespace), v6_address(namespace));
-        let backend = self
-            .namespaces
-            .get(&key)
-            .and_then(|list| self.tables.region.backend(*list.last()?));
-        backend.map_or_else(Pair::default, |b| Pair {
-            v4: (b.instance.0 != 0).then(|| b.instance.0.into()),
-            v6: (!b.instance.1.is_unspecified()).then(|| b.instance.1.0.into()),
-        })
+        let last = |address: Address| {
+            let list = self.namespaces.get(&address)?;
+            self.tables.region.backend(*list.last()?)
+        };
+        let v4 = namespace.v4.and_then(|a| last(IpAddr::V4(a).into()));
+        let v6 = namespace.v6.and_then(|a| last(IpAddr::V6(a).into()));
+        Pair {
+            v4: v4
+                .filter(|b| b.instance.0 != 0)
+                .map(|b| b.instance.0.into()),
+            v6: v6
+                .filter(|b| !b.instance.1.is_unspecified())
+                .map(|b| b.instance.1.0.into()),
+        }
     }
 
     /// The backends of a namespace address run elsewhere now.
     pub(super) fn relocate(&mut self, namespace: Pair, location: Location) {
-        let key = (v4_bits(namespace), v6_address(namespace));
-        for &reference in self.namespaces.get(&key).into_iter().flatten() {
+        let lists = namespace
+            .iter()
+            .filter_map(|address| self.namespaces.get(&address.into()));
+        for &reference in lists.flatten() {
             if let Some(backend) = self.tables.region.backend(reference) {
                 self.tables.region.update_backend(
                     reference,

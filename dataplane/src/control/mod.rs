@@ -83,8 +83,8 @@ pub struct Controller {
     memory: String,
     jobs: HashMap<String, Job>,
     backends: HashMap<Identity, BackendRef>,
-    /// Backends by their namespace IPs.
-    namespaces: HashMap<(u32, Address), Vec<BackendRef>>,
+    /// Backends by each of their namespace IPs: a job may name one family of a container that has both.
+    namespaces: HashMap<Address, Vec<BackendRef>>,
     /// Backends of an earlier process whose job has not been named again, by the hash of its name.
     orphans: HashMap<u32, Vec<(Identity, BackendRef)>>,
     /// Who owned the containers whose flows an earlier process left: a flow stays in its shard, so its container goes

@@ -4,7 +4,7 @@ use net::packet::{Headers, TcpFlags};
 
 use super::packets::{Kind, Spec, assert_right};
 use super::stage::*;
-use crate::api::{JobRoutes, ServiceAddress};
+use crate::api::{JobRoutes, Pair, ServiceAddress};
 use crate::counters::Counter;
 
 fn parsed(packet: &[u8]) -> Headers {
@@ -415,4 +415,35 @@ fn an_instance_that_is_listed_twice_is_one_and_goes_once() {
         seen[picked(&V4, &to_tunnel(&node.access(C, &sent.build())))] += 1;
     }
     assert_eq!(seen, [2, 2]);
+}
+
+#[test]
+fn a_job_that_names_one_family_of_a_container_finds_it_here() {
+    let mut node = Node::new(1);
+    let mut half = here();
+    half.job = "a.b.half.d".to_owned();
+    half.instances[0].namespace = Pair::of(ip("10.18.0.4"));
+    half.instances[0].instance = Pair::of(ip("10.30.0.60"));
+    half.instances[0].services[0].addresses = Pair::of(ip("10.30.0.61"));
+    // Whether the route or the container comes first.
+    for route_first in [true, false] {
+        if route_first {
+            node.set_job(half.clone());
+        }
+        node.attach(103, pair("10.18.0.4", "fc00::4"));
+        if !route_first {
+            node.set_job(half.clone());
+        }
+        let sent = spec(Kind::Udp, V4.c, "10.30.0.61");
+        let got = to_container(&node.access(C, &sent.build()), 103);
+        assert_eq!(got, moved(&sent, V4.c_instance, "10.18.0.4", 1));
+        let own = spec(Kind::Udp, "10.18.0.4", V4.d_instance[0]);
+        let packet = to_tunnel(&node.access(103, &own.build()));
+        assert_eq!(packet, moved(&own, "10.30.0.60", V4.d[0], 1));
+        node.control.detach(103).unwrap();
+        node.publish();
+        node.dropping(Counter::NotAttached, |n| n.access(C, &sent.build()));
+        node.control.forget_job("a.b.half.d");
+        node.publish();
+    }
 }
