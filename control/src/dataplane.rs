@@ -64,6 +64,7 @@ pub async fn config(instance: &str, net: &NetConfig, tun: &TunConfig) -> Result<
         mtu: tun.mtu,
         flows: net.dataplane.flows,
         hugepage_mb: net.dataplane.hugepage_mb,
+        namespace: dataplane::namespace_cookie(),
         shared_dir: PathBuf::from(SHARED_DIR),
     })
 }

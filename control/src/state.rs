@@ -95,6 +95,9 @@ pub struct State {
     version: u32,
     /// Boot that the interface indexes and processes belong to.
     pub boot_id: String,
+    /// Network namespace that they belong to: numbers of namespaces are used again.
+    #[serde(default)]
+    pub namespace: u64,
     /// Highest message number that may have been used.
     #[serde(default)]
     pub seq: u64,
@@ -242,6 +245,7 @@ mod tests {
         let mut state = State {
             version: VERSION,
             boot_id: "b".into(),
+            namespace: 1,
             identity: Some(Identity {
                 client_id: "n".into(),
                 cluster_address: String::new(),

@@ -53,6 +53,9 @@ pub struct Config {
     pub flows: usize,
     /// Megabytes of hugepages to use; `None` takes hugepages where there are any, `Some(0)` never.
     pub hugepage_mb: Option<u32>,
+    /// The network namespace that the flows belong to (see [`namespace_cookie`](crate::namespace_cookie)); a mapping of
+    /// another is thrown away.
+    pub namespace: u64,
     /// Folder on a tmpfs for the flow mapping (`/dev/shm`).
     pub shared_dir: PathBuf,
 }

@@ -38,3 +38,10 @@ mod worker;
 pub use api::*;
 pub use handle::Handle;
 pub use runtime::Dataplane;
+
+/// The cookie of the calling thread's network namespace, unique within a boot; 0 where the kernel has none (before
+/// 5.14).
+#[must_use]
+pub fn namespace_cookie() -> u64 {
+    kernel_port::namespace::cookie().unwrap_or(0)
+}

@@ -95,7 +95,7 @@ pub fn flow_mapping(shared_dir: &Path, instance: &str) -> PathBuf {
 fn open_region(config: &Config) -> Result<Region, StartError> {
     let layout = Layout::for_flows(config.flows, config.workers);
     let path = flow_mapping(&config.shared_dir, &config.instance);
-    let (region, opened) = match Region::open(&path, layout, seed()) {
+    let (region, opened) = match Region::open(&path, layout, seed(), config.namespace) {
         Ok(opened) => opened,
         // A node that forgets its flows at a crash is better than none.
         Err(error @ KernelPortError::WordsNoRoom { .. }) => {
@@ -300,11 +300,7 @@ impl Dataplane {
             match eal.launch(n, body) {
                 Ok(handle) => running.push(handle),
                 Err(error) => {
-                    stop.store(true, Ordering::Relaxed);
-                    neighbours.iter().for_each(|n| n.waker.wake());
-                    for worker in running {
-                        let _ = worker.join();
-                    }
+                    end(&stop, &neighbours, running);
                     return Err(StartError::Thread(error.to_string()));
                 }
             }
@@ -312,8 +308,14 @@ impl Dataplane {
         let controller = Controller::new(tables, access_group, links, events, choice.text);
         let control = std::thread::Builder::new()
             .name("oak-control".to_owned())
-            .spawn(move || controller.run(&inbox))
-            .map_err(|e| StartError::Thread(e.to_string()))?;
+            .spawn(move || controller.run(&inbox));
+        let control = match control {
+            Ok(control) => control,
+            Err(error) => {
+                end(&stop, &neighbours, running);
+                return Err(StartError::Thread(error.to_string()));
+            }
+        };
         Ok(Self {
             handle: Handle::new(to_control, host_interface),
             stop,
@@ -373,6 +375,18 @@ impl Drop for Dataplane {
             tracing::warn!("the uplink could not be detached: {error}");
         }
         drop(self.eal.take());
+    }
+}
+
+/// Ends the workers of a start that failed.
+fn end(stop: &AtomicBool, neighbours: &[Neighbour], running: Vec<dpdk::Worker>) {
+    stop.store(true, Ordering::Relaxed);
+    for neighbour in neighbours {
+        neighbour.waker.wake();
+    }
+    for worker in running {
+        // The start's own error is the one to report.
+        let _ = worker.join();
     }
 }
 

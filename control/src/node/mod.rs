@@ -226,6 +226,14 @@ impl Node {
         let file = StateFile::open(&options.state_dir, &options.instance)?;
         let mut state = file.load()?;
         let boot = boot_id();
+        let namespace = dataplane::namespace_cookie();
+        if state.boot_id == boot && state.namespace != namespace {
+            tracing::info!(
+                "the state file is that of a network namespace that is gone; it is not used"
+            );
+            state = State::default();
+        }
+        state.namespace = namespace;
         let earlier: Vec<Container> = if state.boot_id == boot {
             Vec::new()
         } else {

@@ -17,6 +17,7 @@
 //! | [`vnet`] | `virtio_net_hdr` to [`dpdk::Offload`] and back |
 //! | [`filter`] | interface index to worker, as a classic BPF program |
 //! | [`waiter`] | sleeping on descriptors, and being woken |
+//! | [`namespace`] | a name for the network namespace that is never used again |
 //! | [`words`] | memory that outlives the process |
 
 #![deny(unsafe_code)]
@@ -25,6 +26,7 @@ pub mod access;
 mod error;
 pub mod filter;
 mod landing;
+pub mod namespace;
 mod outbox;
 mod ring;
 mod syscall;

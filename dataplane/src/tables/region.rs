@@ -14,7 +14,7 @@ use net::address::Address;
 use super::{halves, high32, join, low32, word};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"oakflows");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const HEADER_WORDS: usize = 64;
 /// Words of a backend's record: one cache line.
 const BACKEND_WORDS: usize = 8;
@@ -197,10 +197,11 @@ impl Region {
         path: &Path,
         layout: Layout,
         seed: u64,
+        namespace: u64,
     ) -> Result<(Self, Opened), kernel_port::KernelPortError> {
         let (shared, existed) = SharedWords::open(path, layout.words())?;
         let replaced = shared.replaced().is_some();
-        let (region, opened) = Self::adopt(Words::Mapped(shared), layout, seed, existed);
+        let (region, opened) = Self::adopt(Words::Mapped(shared), layout, seed, namespace, existed);
         Ok((
             region,
             if replaced {
@@ -215,7 +216,7 @@ impl Region {
     #[must_use]
     pub fn on_heap(layout: Layout, seed: u64) -> Self {
         let words = Words::Heap(bytemuck::zeroed_slice_box(layout.words()));
-        Self::adopt(words, layout, seed, false).0
+        Self::adopt(words, layout, seed, 0, false).0
     }
 
     /// What the next process would find.
@@ -223,12 +224,18 @@ impl Region {
     pub fn taken_over(&self) -> Self {
         let copy = |w: &AtomicU64| AtomicU64::new(w.load(Ordering::Relaxed));
         let words = Words::Heap(self.words().iter().map(copy).collect());
-        let (region, opened) = Self::adopt(words, self.layout, 0, true);
+        let (region, opened) = Self::adopt(words, self.layout, 0, 0, true);
         assert_eq!(opened, Opened::TakenOver);
         region
     }
 
-    fn adopt(words: Words, layout: Layout, seed: u64, existed: bool) -> (Self, Opened) {
+    fn adopt(
+        words: Words,
+        layout: Layout,
+        seed: u64,
+        namespace: u64,
+        existed: bool,
+    ) -> (Self, Opened) {
         let mut region = Self {
             words,
             layout,
@@ -242,6 +249,8 @@ impl Region {
             Opened::Discarded("it was written by another version")
         } else if (0..4).any(|n| region.header(2 + n) != layout.fingerprint()[n]) {
             Opened::Discarded("the number of flows or workers has changed")
+        } else if region.header(7) != namespace {
+            Opened::Discarded("it belongs to another network namespace")
         } else {
             Opened::TakenOver
         };
@@ -257,6 +266,7 @@ impl Region {
             }
             region.store(1, VERSION);
             region.store(6, seed);
+            region.store(7, namespace);
             region.store(0, MAGIC);
         }
         (region, opened)

@@ -174,6 +174,7 @@ pub fn run() {
         mtu: 1450,
         flows: 4096,
         hugepage_mb: Some(0),
+        namespace: dataplane::namespace_cookie(),
         shared_dir: variable("OAK_SHARED").into(),
     };
     let listener = |event| {
