@@ -1,6 +1,7 @@
 //! What people type: status, routes, flows, logs, version, down.
 
 use std::error::Error;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 
 use hyper::Method;
@@ -12,12 +13,16 @@ use crate::http::{FlowView, RouteView};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
+/// A line on standard output. A reader that has gone (`| head`) ends the command, and is no failure (see `main`).
+macro_rules! say {
+    ($($text:tt)*) => {
+        writeln!(std::io::stdout(), $($text)*)?
+    };
+}
+
 pub(super) fn run(options: &Options, command: &Command) -> Outcome {
     match command {
-        Command::Version(format) => {
-            version(*format);
-            Ok(())
-        }
+        Command::Version(format) => version(*format),
         Command::Logs { lines, follow } => logs(options, *lines, *follow),
         Command::Status(format) => {
             let body = request(options, Method::GET, "/status")?;
@@ -52,19 +57,20 @@ fn request(options: &Options, method: Method, path: &str) -> Result<String, Box<
 
 fn show(format: Format, body: &str, print: fn(&str) -> Outcome) -> Outcome {
     if format.json {
-        println!("{body}");
+        say!("{body}");
         return Ok(());
     }
     print(body)
 }
 
-fn version(format: Format) {
+fn version(format: Format) -> Outcome {
     let version = env!("CARGO_PKG_VERSION");
     if format.json {
-        println!("{}", serde_json::json!({ "version": version }));
+        say!("{}", serde_json::json!({ "version": version }));
     } else {
-        println!("NetManager {version}");
+        say!("NetManager {version}");
     }
+    Ok(())
 }
 
 /// Becomes `tail` on the log file, or `journalctl` where there is none.
@@ -103,29 +109,29 @@ fn status(body: &str) -> Outcome {
     let status: Value = serde_json::from_str(body)?;
     let link = &status["link"];
     let connected = link["connected"] == true;
-    println!("version      {}", text(&status, "version"));
-    println!("instance     {}", text(&status, "instance"));
-    println!(
+    say!("version      {}", text(&status, "version"));
+    say!("instance     {}", text(&status, "instance"));
+    say!(
         "up           {}",
         if status["up"] == true { "yes" } else { "no" }
     );
-    println!("node id      {}", text(&status, "client_id"));
-    println!(
+    say!("node id      {}", text(&status, "client_id"));
+    say!(
         "announced    {} port {}",
         text(&status, "public_address"),
         status["public_port"]
     );
     for subnetwork in status["subnetworks"].as_array().into_iter().flatten() {
-        println!("subnetwork   {}", subnetwork.as_str().unwrap_or("-"));
+        say!("subnetwork   {}", subnetwork.as_str().unwrap_or("-"));
     }
-    println!(
+    say!(
         "cluster link {}",
         if connected { "connected" } else { "down" }
     );
     if let Some(error) = link["last_error"].as_str() {
-        println!("             {error}");
+        say!("             {error}");
     }
-    println!(
+    say!(
         "             {} jobs followed, {} queries under way, {} announcements unconfirmed, {} malformed messages",
         link["jobs"].as_array().map_or(0, Vec::len),
         link["queries"],
@@ -134,9 +140,9 @@ fn status(body: &str) -> Outcome {
     );
     let dataplane = &status["dataplane"];
     if dataplane.is_null() {
-        println!("data plane   does not answer");
+        say!("data plane   does not answer");
     } else {
-        println!(
+        say!(
             "data plane   {} workers, {} of {} flows, {} packets waiting, memory: {}",
             dataplane["workers"],
             dataplane["flows"],
@@ -152,7 +158,7 @@ fn status(body: &str) -> Outcome {
             .flatten()
             .filter_map(Value::as_str)
             .collect();
-        println!(
+        say!(
             "container    {} instance {}  {}  {}  pid {}  {}",
             text(container, "job"),
             container["instance"],
@@ -177,7 +183,7 @@ fn routes(body: &str) -> Outcome {
                 )
             })
             .collect();
-        println!(
+        say!(
             "{:<40} {:<12} {}  ->  {}",
             route.address,
             route.kind,
@@ -193,9 +199,13 @@ fn flows(body: &str) -> Outcome {
         let backend = flow
             .backend
             .map_or_else(|| "-".to_owned(), |backend| backend.to_string());
-        println!(
+        say!(
             "{:<4} {} -> {} by {}  expires in {:.0} s",
-            flow.protocol, flow.client, flow.service, backend, flow.expires_in_seconds
+            flow.protocol,
+            flow.client,
+            flow.service,
+            backend,
+            flow.expires_in_seconds
         );
     }
     Ok(())

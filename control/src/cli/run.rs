@@ -93,10 +93,39 @@ pub(super) fn check(options: &Options, overrides: &Overrides) -> Outcome {
     Ok(())
 }
 
+/// Moving links, opening packet sockets and entering containers' namespaces takes these.
+const CAPABILITIES: [(u32, &str); 3] = [
+    (12, "CAP_NET_ADMIN"),
+    (13, "CAP_NET_RAW"),
+    (21, "CAP_SYS_ADMIN"),
+];
+
+/// Refuses before anything is touched, when later steps could not succeed.
+fn may_start() -> Outcome {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    let Some(effective) = effective else {
+        return Ok(());
+    };
+    let missing: Vec<&str> = CAPABILITIES
+        .iter()
+        .filter(|(bit, _)| effective & (1 << bit) == 0)
+        .map(|(_, name)| *name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(format!("run it as root: it lacks {}", missing.join(", ")).into())
+}
+
 pub(super) fn daemon(options: &Options, overrides: &Overrides) -> Outcome {
     if overrides.check {
         return check(options, overrides);
     }
+    may_start()?;
     let (net, tun, present) = settings(options, overrides)?;
     start_log(net.debug);
     if !present {
