@@ -98,6 +98,47 @@ fn everything_passes(uplink: Uplink) {
     scene.echo(service, ECHO_PORT, &["--to", "100"]);
 }
 
+/// The same over IPv6: picked by the Service IP, and by Instance IP on either node.
+fn ipv6_passes(uplink: Uplink) {
+    let mut scene = Scene::new(uplink, &[1, 0]);
+    let places = scene.table.instances.clone();
+    let service = scene.table.service_ip_v6;
+
+    let spread = scene.observer().requests(service, 101).unwrap();
+    check_spread(&spread, 2).unwrap();
+    for place in &places {
+        scene.transfer(place.instance_ip_v6);
+        scene.echo(place.instance_ip_v6, ECHO_PORT, &["--to", "200"]);
+        scene.echo(
+            place.instance_ip_v6,
+            65535,
+            &["--to", "20", "--source-port", "65535"],
+        );
+    }
+    scene.transfer(service);
+    scene.echo(service, ECHO_PORT, &["--to", "100"]);
+}
+
+#[test]
+fn ipv6_passes_over_udp_sockets() {
+    ipv6_passes(Uplink::Socket);
+}
+
+#[test]
+fn ipv6_passes_over_af_packet() {
+    ipv6_passes(Uplink::AfPacket);
+}
+
+/// Datagrams larger than any link come in fragments, and arrive whole.
+#[test]
+fn large_datagrams_arrive_whole() {
+    let mut scene = Scene::new(Uplink::Socket, &[1, 0]);
+    let (v4, v6) = (scene.table.service_ip, scene.table.service_ip_v6);
+    for service in [v4, v6] {
+        scene.echo(service, ECHO_PORT, &["--from", "2900", "--to", "3100"]);
+    }
+}
+
 #[test]
 fn everything_passes_over_udp_sockets() {
     everything_passes(Uplink::Socket);
