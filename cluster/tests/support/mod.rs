@@ -23,9 +23,21 @@ use serde_json::{Value, json};
 /// Everything happens within this, or the test fails.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// A port that nothing listens on, below those that the kernel gives to outgoing connections: between this look and
+/// the server's start, no connection of another test can take it.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % 10_000).unwrap();
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 21_000 + (begin + step) % 10_000;
+        let bound =
+            TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)));
+        if bound.is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits until a condition gives a value.

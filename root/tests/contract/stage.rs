@@ -27,12 +27,21 @@ pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> 
 }
 
 /// A port that nobody listens on now.
+/// A port that nothing listens on, below those that the kernel gives to outgoing connections: between this look and
+/// the server's start, no connection of another test can take it.
 pub fn free_port() -> u16 {
-    TcpListener::bind("[::]:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % 10_000).unwrap();
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 21_000 + (begin + step) % 10_000;
+        let bound =
+            TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)));
+        if bound.is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A process that ends with the test.
