@@ -2,7 +2,7 @@
 //! costs, is said at the start.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use dpdk::Memory;
 
@@ -62,15 +62,6 @@ fn free_megabytes() -> u64 {
         .unwrap_or(0)
 }
 
-fn mount() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let dir = fields.next()?;
-        (fields.next()? == "hugetlbfs").then(|| PathBuf::from(dir))
-    })
-}
-
 /// Chooses by what the configuration says and the machine has.
 ///
 /// # Errors
@@ -104,7 +95,7 @@ pub fn choose(asked_mb: Option<u32>, workers: usize) -> Result<Choice, StartErro
         }
         _ => {}
     }
-    match mount() {
+    match Memory::mounted() {
         Some(dir) => Ok(Choice {
             text: format!("hugepages, {needed} MB at {}", dir.display()),
             memory: Memory::Hugepages { dir: Some(dir) },

@@ -27,6 +27,17 @@ pub enum Memory {
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 
 impl Memory {
+    /// Where the system has mounted a hugetlbfs, if it has.
+    #[must_use]
+    pub fn mounted() -> Option<PathBuf> {
+        let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+        mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let dir = fields.next()?;
+            (fields.next()? == "hugetlbfs").then(|| dir.into())
+        })
+    }
+
     pub(crate) fn check(&self) -> Result<(), EalError> {
         let Memory::Hugepages { dir } = self else {
             return Ok(());
@@ -34,7 +45,7 @@ impl Memory {
         let dir = match dir {
             Some(dir) if is_hugetlbfs(dir) => dir.clone(),
             Some(dir) => return Err(EalError::NotHugetlbfs(dir.clone())),
-            None => mounted().ok_or(EalError::NoHugetlbfs)?,
+            None => Self::mounted().ok_or(EalError::NoHugetlbfs)?,
         };
         if free_hugepages() == 0 {
             return Err(EalError::NoHugepages);
@@ -48,7 +59,7 @@ impl Memory {
     /// Frees the hugepages that a killed process with this file prefix left taken, so that they count as free again.
     /// Those of a process that lives are locked, and stay.
     pub fn reclaim(prefix: &str) {
-        let Some(dir) = mounted() else { return };
+        let Some(dir) = Self::mounted() else { return };
         for path in page_files(&dir, prefix) {
             let Ok(file) = fs::File::open(&path) else {
                 continue;
@@ -68,7 +79,7 @@ impl Memory {
         };
         for path in dir
             .clone()
-            .or_else(mounted)
+            .or_else(Self::mounted)
             .iter()
             .flat_map(|dir| page_files(dir, prefix))
         {
@@ -116,15 +127,6 @@ fn is_hugetlbfs(dir: &Path) -> bool {
         (libc::statfs(path.as_ptr(), stat.as_mut_ptr()) == 0).then(|| stat.assume_init().f_type)
     };
     kind == Some(HUGETLBFS_MAGIC)
-}
-
-fn mounted() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let dir = fields.next()?;
-        (fields.next()? == "hugetlbfs").then(|| dir.into())
-    })
 }
 
 /// Free hugepages of any size.

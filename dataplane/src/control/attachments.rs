@@ -24,6 +24,14 @@ pub(super) fn v6_address(pair: Pair) -> Address {
     pair.v6.map_or(Address(0), |a| Address(u128::from(a)))
 }
 
+fn gateways(subnets: &[Subnet]) -> Vec<Address> {
+    subnets
+        .iter()
+        .flat_map(|s| s.gateway.iter())
+        .map(Address::from)
+        .collect()
+}
+
 impl Controller {
     fn take_slot(&mut self) -> Result<u32, CommandError> {
         if let Some(slot) = self.free_slots.pop() {
@@ -225,15 +233,8 @@ impl Controller {
         let instance = self
             .host_slot
             .map_or((0, Address(0)), |p| (p.instance_v4, p.instance_v6));
-        let old: Vec<Address> = self
-            .subnets
-            .iter()
-            .flat_map(|s| s.gateway.iter().map(Address::from).collect::<Vec<_>>())
-            .collect();
-        let new: Vec<Address> = subnets
-            .iter()
-            .flat_map(|s| s.gateway.iter().map(Address::from).collect::<Vec<_>>())
-            .collect();
+        let old = gateways(&self.subnets);
+        let new = gateways(&subnets);
         self.subnets = subnets;
         self.publish_host(AccessSlot {
             ifindex: 0,
@@ -269,12 +270,7 @@ impl Controller {
         let old = self.host_slot.is_some().then(|| self.tables.host_slot());
         self.tables.set_host_slot(slot);
         self.host_slot = Some(port);
-        let gateways: Vec<Address> = self
-            .subnets
-            .iter()
-            .flat_map(|s| s.gateway.iter().map(Address::from).collect::<Vec<_>>())
-            .collect();
-        for address in gateways {
+        for address in gateways(&self.subnets) {
             self.set_route(address, Route::Local(slot))?;
         }
         if let Some(gateway) = self.subnets.first().map(|s| s.gateway) {

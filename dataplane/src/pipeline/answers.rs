@@ -3,7 +3,7 @@
 //! packet did.
 
 use net::answer::{self, Failure};
-use net::ethernet::{EtherType, Mac};
+use net::ethernet::Mac;
 use net::packet::{Protocol, Version};
 
 use super::{GATEWAY_MAC, Origin, Output, Packet, Pipeline};
@@ -94,10 +94,7 @@ impl<O: Output> Pipeline<'_, O> {
     }
 
     fn send_back(&mut self, mut reply: dpdk::Mbuf, packet: &Packet) {
-        let ethertype = match packet.headers.version {
-            Version::V4 => EtherType::IPV4,
-            Version::V6 => EtherType::IPV6,
-        };
+        let ethertype = packet.ethertype();
         let (mac, ifindex) = match packet.origin {
             Origin::Access(ifindex) => match self.tables.port(ifindex) {
                 Some(port) => (Mac(port.mac), ifindex),

@@ -5,7 +5,7 @@ use net::address::Address;
 use net::answer::Failure;
 use net::ethernet::{self, EtherType, Mac};
 use net::finish;
-use net::packet::{Icmp, Version};
+use net::packet::Icmp;
 use net::rewrite::AddressChange;
 use net::{ecn, mss};
 
@@ -79,7 +79,7 @@ impl<O: Output> Pipeline<'_, O> {
         if port.ifindex == 0 {
             return self.host_bound(packet);
         }
-        let ethertype = ethertype(&packet);
+        let ethertype = packet.ethertype();
         let Packet { mut mbuf, .. } = packet;
         if Self::frame(&mut mbuf, Mac(port.mac), GATEWAY_MAC, ethertype) {
             self.output.access(mbuf, port.ifindex);
@@ -132,7 +132,7 @@ impl<O: Output> Pipeline<'_, O> {
 
     /// Hands the packet to the node's kernel.
     pub(super) fn host_bound(&mut self, packet: Packet) {
-        let ethertype = ethertype(&packet);
+        let ethertype = packet.ethertype();
         let Packet { mut mbuf, .. } = packet;
         let mac = self.output.host_mac();
         if Self::frame(&mut mbuf, mac, GATEWAY_MAC, ethertype) {
@@ -229,12 +229,5 @@ impl<O: Output> Pipeline<'_, O> {
                 self.counters.count(reason);
             }
         }
-    }
-}
-
-fn ethertype(packet: &Packet) -> EtherType {
-    match packet.headers.version {
-        Version::V4 => EtherType::IPV4,
-        Version::V6 => EtherType::IPV6,
     }
 }

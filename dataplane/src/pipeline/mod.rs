@@ -35,8 +35,8 @@ use std::net::SocketAddr;
 
 use dpdk::{Mbuf, Mempool};
 use net::address::Address;
-use net::ethernet::Mac;
-use net::packet::{Headers, ParseError};
+use net::ethernet::{EtherType, Mac};
+use net::packet::{Headers, ParseError, Version};
 use net::rewrite::L4State;
 
 use crate::counters::{Counter, Counters};
@@ -86,6 +86,16 @@ pub struct Packet {
     headers: Headers,
     state: L4State,
     origin: Origin,
+}
+
+impl Packet {
+    /// What its frame's header says that it is.
+    fn ethertype(&self) -> EtherType {
+        match self.headers.version {
+            Version::V4 => EtherType::IPV4,
+            Version::V6 => EtherType::IPV6,
+        }
+    }
 }
 
 /// The settings that stages need.
