@@ -168,6 +168,12 @@ impl<'a> HeaderMut<'a> {
         [self.0[4], self.0[5]] = id.to_be_bytes();
     }
 
+    /// Flags and fragment offset.
+    #[inline]
+    pub const fn set_fragment_word(&mut self, word: u16) {
+        [self.0[6], self.0[7]] = word.to_be_bytes();
+    }
+
     /// Time to live.
     #[inline]
     pub const fn set_ttl(&mut self, ttl: u8) {

@@ -152,6 +152,12 @@ impl<'a> HeaderMut<'a> {
         [self.0[4], self.0[5]] = len.to_be_bytes();
     }
 
+    /// The number of the header that follows.
+    #[inline]
+    pub const fn set_next_header(&mut self, next: u8) {
+        self.0[6] = next;
+    }
+
     /// Hop limit.
     #[inline]
     pub const fn set_hop_limit(&mut self, limit: u8) {

@@ -35,6 +35,7 @@ pub mod coalesce;
 pub mod ecn;
 pub mod ethernet;
 pub mod finish;
+pub mod fragment;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
