@@ -10,7 +10,7 @@ use net::ndp::Solicitation;
 use net::packet::Headers;
 use net::rewrite::{self, AddressChange, L4State};
 use net::segment::{Plan, Sum};
-use net::{arp, checksum, finish, icmp, mss};
+use net::{arp, checksum, finish, fragment, icmp, mss};
 use packets::{host, spec};
 use proptest::prelude::*;
 
@@ -49,6 +49,19 @@ fn everything(bytes: &[u8], headers: &Headers, source: net::Address, destination
         for k in [0, 1, plan.count(), usize::MAX] {
             let _ = plan.payload(k);
             let _ = plan.write_header(k, bytes, &mut into, Sum::Pseudo);
+        }
+    }
+    for mtu in [0, 28, 68, 1300, u16::MAX] {
+        let plans = [
+            fragment::Plan::of_v4(headers, bytes, mtu),
+            fragment::Plan::of_own_v6(headers, mtu, 7),
+        ];
+        for plan in plans.into_iter().flatten() {
+            for k in [0, 1, plan.count(), usize::MAX] {
+                let _ = plan.payload(k);
+                let _ = plan.write_header(k, bytes, &mut into);
+                let _ = plan.write_header(k, bytes.get(..21).unwrap_or(bytes), &mut into);
+            }
         }
     }
     if let Some(mut joint) = Joint::begin(bytes, headers) {
