@@ -28,6 +28,7 @@ pub mod filter;
 mod landing;
 pub mod namespace;
 mod outbox;
+mod path;
 mod ring;
 mod syscall;
 pub mod tap;
@@ -38,6 +39,7 @@ pub mod words;
 
 pub use access::{AccessGroup, AccessPort, AccessStats};
 pub use error::KernelPortError;
+pub use path::path_mtu;
 pub use tap::{TapPort, TapStats};
 pub use tunnel::{PathMtu, TunnelOptions, TunnelPort, TunnelStats};
 pub use waiter::{Waiter, Waker, Woken};

@@ -211,6 +211,58 @@ pub(crate) fn local_address(fd: BorrowedFd<'_>) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
+/// Takes the oldest error from a socket's error queue (`IP_RECVERR`): where the datagram went that it is about, and
+/// its number.
+pub(crate) fn take_error(fd: BorrowedFd<'_>) -> Option<(Option<SocketAddr>, c_int)> {
+    #[repr(C, align(8))]
+    struct Control([u8; 128]);
+    let mut name = Name::EMPTY;
+    let mut control = Control([0; 128]);
+    // SAFETY: a header of zeros is valid: null pointers with lengths of 0.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = name.as_mut_ptr();
+    message.msg_namelen = NAME_LEN as libc::socklen_t;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len();
+    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    // SAFETY: name and control have room for what their lengths say; of the datagram nothing is wanted.
+    let result = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
+    if result < 0 {
+        return None;
+    }
+    let filled = message.msg_controllen.min(control.0.len());
+    Some((name.address(), reported(&control.0[..filled]).unwrap_or(0)))
+}
+
+/// The error number in the control messages of an error queue's entry: `ee_errno`, the first word of a
+/// `struct sock_extended_err`.
+fn reported(mut bytes: &[u8]) -> Option<c_int> {
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    let word = |bytes: &[u8]| bytes.first_chunk().map(|b| c_int::from_ne_bytes(*b));
+    loop {
+        let header = bytes.first_chunk::<HEADER>()?;
+        let mut length = [0; size_of::<usize>()];
+        length.copy_from_slice(&header[..size_of::<usize>()]);
+        let length = usize::from_ne_bytes(length);
+        let data = bytes.get(HEADER..length)?;
+        match (word(&header[8..])?, word(&header[12..])?) {
+            (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
+                return word(data);
+            }
+            _ => bytes = bytes.get(length.next_multiple_of(8)..)?,
+        }
+    }
+}
+
+/// What the kernel knows of the path that a connected socket's packets take: the longest IP packet in one piece.
+pub(crate) fn path_mtu(fd: BorrowedFd<'_>, v6: bool) -> io::Result<u32> {
+    let (level, name) = match v6 {
+        true => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+        false => (libc::IPPROTO_IP, libc::IP_MTU),
+    };
+    option::<1>(fd, level, name).map(|[mtu]| mtu)
+}
+
 /// Throws away the packet that waits first. False when none waits.
 pub(crate) fn discard(fd: BorrowedFd<'_>) -> bool {
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;

@@ -28,8 +28,11 @@ pub const OWN_BYTES: usize = 192;
 /// What the kernel may do to a datagram that is larger than the path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PathMtu {
-    /// Fragment it, here or (IPv4) on the way: DF is not set.
+    /// Learn what the path carries: DF is set on what fits as far as is known, and what does not is fragmented here.
+    /// That something was learned comes by [`TunnelPort::path_errors`].
     #[default]
+    Learn,
+    /// Fragment it, here or (IPv4) on the way: DF is not set.
     Fragment,
     /// Refuse it here, by what was learned of the path: DF is set.
     Discover,
@@ -184,12 +187,15 @@ impl TunnelPort {
                 Landed::Nothing => quiet += 1,
                 Landed::Failed => {
                     self.stats.receive_failed += 1;
+                    self.doubt();
                     quiet += 1;
                 }
                 Landed::NoMbuf => {
                     // Newer packets are worth more than a queue that stands still.
                     if self.discard() {
                         self.stats.no_mbuf += 1;
+                    } else {
+                        self.doubt();
                     }
                     quiet += 1;
                 }
@@ -213,6 +219,13 @@ impl TunnelPort {
             };
         }
         landed
+    }
+
+    // The socket may have an ICMP error to tell.
+    fn doubt(&mut self) {
+        if let Some(family) = &mut self.families[self.turn] {
+            family.doubtful = true;
+        }
     }
 
     fn discard(&self) -> bool {
@@ -322,6 +335,17 @@ impl TunnelPort {
             family.send(&mut self.stats, &mut self.flushed);
         }
         std::mem::take(&mut self.flushed)
+    }
+
+    /// Tells the hosts of which ICMP said that a datagram was too big for the path since the last call. What the path
+    /// carries, [`path_mtu`](crate::path_mtu) knows from then on.
+    #[inline]
+    pub fn path_errors(&mut self, sink: &mut impl FnMut(IpAddr)) {
+        for family in self.families.iter_mut().flatten() {
+            if family.doubtful {
+                family.errors(sink);
+            }
+        }
     }
 
     /// The descriptors to wait for.

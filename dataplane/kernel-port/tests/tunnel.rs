@@ -292,3 +292,99 @@ fn several_workers_share_one_port() {
     });
     assert!(got.iter().all(|&count| count > 0), "{got:?}");
 }
+
+/// Two hosts, and between them a router whose further side is narrow.
+fn narrow_way() -> [Namespace; 3] {
+    let [near, router, far] = [(); 3].map(|()| Namespace::new());
+    for (host, side, net, mtu) in [(&near, "near0", 1, "1500"), (&far, "far0", 2, "1300")] {
+        host.ip(&[
+            "link", "add", "up0", "type", "veth", "peer", "name", side, "netns", &router.0,
+        ]);
+        for (namespace, name, last) in [(host, "up0", 1), (&router, side, 254)] {
+            namespace.run(|| {
+                let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+                std::fs::write(path, "0").unwrap();
+            });
+            namespace.ip(&["link", "set", name, "mtu", mtu]);
+            let v4 = format!("192.0.{net}.{last}/24");
+            namespace.ip(&["address", "add", &v4, "dev", name]);
+            let v6 = format!("2001:db8:{net}::{last}/64");
+            namespace.ip(&["address", "add", &v6, "dev", name, "nodad"]);
+            namespace.ip(&["link", "set", name, "up"]);
+        }
+        host.ip(&[
+            "route",
+            "add",
+            "default",
+            "via",
+            &format!("192.0.{net}.254"),
+        ]);
+        let via = format!("2001:db8:{net}::254");
+        host.ip(&["-6", "route", "add", "default", "via", &via]);
+    }
+    router.run(|| {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+    });
+    [near, router, far]
+}
+
+#[test]
+fn a_narrow_hop_is_learned_and_then_nothing_is_lost() {
+    let [near, _router, far] = narrow_way();
+    let any = (
+        SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
+        SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0),
+    );
+    let open = |namespace: &Namespace| {
+        let pools = pools();
+        let ports = namespace.run(|| TunnelPort::open(1, Some(any.0), Some(any.1), &pools));
+        ports.unwrap().remove(0)
+    };
+    let (mut sender, mut receiver) = (open(&near), open(&far));
+    let ports: Vec<u16> = receiver.local_addresses().map(|a| a.port()).collect();
+    let mut numbers = Numbers(9);
+    for (ip, port) in ["192.0.2.1", "2001:db8:2::1"].into_iter().zip(ports) {
+        let host = ip.parse().unwrap();
+        let to = SocketAddr::new(host, port);
+        let known = || near.run(|| kernel_port::path_mtu(host)).unwrap();
+        assert_eq!(known(), 1500);
+        let mut told = false;
+        until("the router's word", || {
+            for _ in 0..10 {
+                sender.push(packet(&content(&mut numbers, 1400)), &to, 0);
+            }
+            sender.flush();
+            sender.receive(64, &mut |_, _, _| {});
+            sender.path_errors(&mut |about| {
+                assert_eq!(about, host);
+                told = true;
+            });
+            told
+        });
+        assert_eq!(known(), 1300);
+        // What was under way is through when this has arrived.
+        sender.push(packet(b"all before this"), &to, 0);
+        sender.flush();
+        until("the last of the packets before", || {
+            let mut last = false;
+            receiver.receive(64, &mut |mbuf, _, _| {
+                last |= bytes(&mbuf) == b"all before this";
+            });
+            last
+        });
+        // What comes from now on is split here, and small packets go as they are.
+        let before = sender.stats();
+        let packets: Vec<_> = (0..60)
+            .map(|n| content(&mut numbers, if n % 3 == 0 { 1400 } else { 900 }))
+            .collect();
+        for content in &packets {
+            sender.push(packet(content), &to, 0);
+        }
+        let sent = sender.flush();
+        assert_eq!((sent.sent, sent.dropped), (60, 0), "{:?}", sender.stats());
+        let got = collect(&mut receiver, 60);
+        assert!(got.iter().map(|p| &p.0).eq(&packets));
+        assert_eq!(before.tx_too_big, sender.stats().tx_too_big);
+    }
+}

@@ -16,6 +16,12 @@ use crate::{KernelPortError, Sent};
 const GROUP: usize = 64;
 const GROUP_BYTES: usize = 65_000;
 
+/// Of so many groups, the first packet of one leaves alone.
+const SAMPLE: u32 = 32;
+
+/// ICMP errors taken in one go.
+const ERRORS: usize = 64;
+
 /// Further tries in one flush when the kernel has no room.
 const RETRIES: usize = 4;
 
@@ -27,6 +33,9 @@ pub(super) struct Family {
     v6: bool,
     pub(super) segmentation: bool,
     pub(super) coalescing: bool,
+    /// The kernel may hold an ICMP error for this socket.
+    pub(super) doubtful: bool,
+    sampling: Option<Sampling>,
     pub(super) queue: Burst<QUEUE>,
     pub(super) to: [Name; QUEUE],
     pub(super) tos: [u8; QUEUE],
@@ -100,6 +109,8 @@ impl Family {
             v6,
             segmentation,
             coalescing,
+            doubtful: false,
+            sampling: (!v6 && options.path_mtu == PathMtu::Learn).then(Sampling::default),
             queue: Burst::new(),
             to: [Name::EMPTY; QUEUE],
             tos: [0; QUEUE],
@@ -125,9 +136,17 @@ impl Family {
             }
         }
         let discovery = match options.path_mtu {
+            PathMtu::Learn => (libc::IP_PMTUDISC_WANT, libc::IPV6_PMTUDISC_WANT),
             PathMtu::Fragment => (libc::IP_PMTUDISC_DONT, libc::IPV6_PMTUDISC_DONT),
             PathMtu::Discover => (libc::IP_PMTUDISC_DO, libc::IPV6_PMTUDISC_DO),
         };
+        if options.path_mtu == PathMtu::Learn {
+            let (level, option) = match v6 {
+                true => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+                false => (libc::IPPROTO_IP, libc::IP_RECVERR),
+            };
+            syscall::set_option(fd, level, option, 1)?;
+        }
         if v6 {
             let level = libc::IPPROTO_IPV6;
             syscall::set_option(fd, level, libc::IPV6_V6ONLY, 1)?;
@@ -136,6 +155,21 @@ impl Family {
         } else {
             syscall::set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
             syscall::set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, discovery.0)
+        }
+    }
+
+    /// Takes the ICMP errors that the kernel holds, and tells the hosts whose path carries less than was sent.
+    #[cold]
+    pub(super) fn errors(&mut self, sink: &mut impl FnMut(IpAddr)) {
+        for _ in 0..ERRORS {
+            match syscall::take_error(self.socket.as_fd()) {
+                Some((Some(host), libc::EMSGSIZE)) => sink(host.ip().to_canonical()),
+                Some(_) => {}
+                None => {
+                    self.doubtful = false;
+                    return;
+                }
+            }
         }
     }
 
@@ -181,6 +215,7 @@ impl Family {
                     || bytes + length > GROUP_BYTES
                     || self.to[next] != self.to[at]
                     || self.tos[next] != self.tos[at]
+                    || (packets == 1 && self.sampling.as_mut().is_some_and(Sampling::is_due))
                     || self.outbox.packet(mbuf.segments()).is_err()
                 {
                     break;
@@ -225,17 +260,14 @@ impl Family {
                         progress.sent(self.outbox.label(index).packets);
                     }
                     first += count;
+                    // Why it stopped here, it does not say.
+                    self.doubtful |= first < self.outbox.len();
                     continue;
                 }
                 Err(error) => error.raw_os_error().unwrap_or(0),
             };
             let label = self.outbox.label(first);
             match error {
-                libc::EMSGSIZE | libc::EIO | libc::EINVAL if label.packets > 1 => {
-                    progress.segmentation = false;
-                    progress.stats.segmentation_refused += 1;
-                    return Some(label.tag);
-                }
                 libc::EAGAIN | libc::ENOBUFS | libc::EINTR if progress.tries > 0 => {
                     progress.tries -= 1;
                 }
@@ -246,8 +278,16 @@ impl Family {
                     }
                     return None;
                 }
-                // An earlier datagram's ICMP error, reported in place of sending this one.
-                libc::ECONNREFUSED if retried != first => retried = first,
+                // Maybe an ICMP error about an earlier datagram, reported in place of sending this one.
+                _ if retried != first => {
+                    self.doubtful = true;
+                    retried = first;
+                }
+                libc::EMSGSIZE | libc::EIO | libc::EINVAL if label.packets > 1 => {
+                    progress.segmentation = false;
+                    progress.stats.segmentation_refused += 1;
+                    return Some(label.tag);
+                }
                 libc::ENETUNREACH
                 | libc::EHOSTUNREACH
                 | libc::ENETDOWN
@@ -260,6 +300,8 @@ impl Family {
                         }
                         *name != host
                     });
+                    // Another message has its place now.
+                    retried = usize::MAX;
                 }
                 other => {
                     progress.dropped(
@@ -274,6 +316,19 @@ impl Family {
             }
         }
         None
+    }
+}
+
+/// Over IPv4 the kernel sets DF on a datagram that fits, but not on a group of several, whose segments routers then
+/// split without a word: a bulk transfer would never find out. So now and then one packet leaves alone, and asks.
+#[derive(Default)]
+struct Sampling(u32);
+
+impl Sampling {
+    fn is_due(&mut self) -> bool {
+        let due = self.0.is_multiple_of(SAMPLE);
+        self.0 = self.0.wrapping_add(1);
+        due
     }
 }
 
