@@ -14,7 +14,7 @@ use rtnetlink::packet_route::address::{
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
 };
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -80,15 +80,17 @@ pub struct Link {
     pub index: u32,
     pub name: String,
     pub mac: [u8; 6],
+    pub mtu: Option<u32>,
     pub up: bool,
 }
 
 impl Link {
-    fn of(message: LinkMessage) -> Self {
+    pub(crate) fn of(message: LinkMessage) -> Self {
         let mut link = Self {
             index: message.header.index,
             name: String::new(),
             mac: [0; 6],
+            mtu: None,
             up: message
                 .header
                 .flags
@@ -97,6 +99,7 @@ impl Link {
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Mtu(mtu) => link.mtu = Some(mtu),
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().unwrap_or_default(),
                 _ => {}
             }
@@ -119,6 +122,8 @@ pub struct HostRoute {
     pub interface: u32,
     pub source: Option<IpAddr>,
     pub gateway: Option<IpAddr>,
+    /// As somebody set it on the route; not what the kernel has learned of the path and will forget.
+    pub mtu: Option<u32>,
 }
 
 fn address_of(address: &RouteAddress) -> Option<IpAddr> {
@@ -431,15 +436,25 @@ impl Netlink {
                 interface: 0,
                 source: None,
                 gateway: None,
+                mtu: None,
             };
+            let mut passing = false;
             for attribute in &message.attributes {
                 match attribute {
                     RouteAttribute::Oif(index) => found.interface = *index,
                     RouteAttribute::PrefSource(address) => found.source = address_of(address),
                     RouteAttribute::Gateway(address) => found.gateway = address_of(address),
+                    RouteAttribute::CacheInfo(info) => passing = info.expires != 0,
+                    RouteAttribute::Metrics(metrics) => {
+                        found.mtu = metrics.iter().find_map(|metric| match metric {
+                            RouteMetric::Mtu(mtu) => Some(*mtu),
+                            _ => None,
+                        });
+                    }
                     _ => {}
                 }
             }
+            found.mtu = found.mtu.filter(|_| !passing);
             (found.interface != 0).then_some(found)
         }))
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use crate::forwarding::NextHop;
-use crate::netlink::{Netlink, NetlinkError};
+use crate::netlink::{Link, Netlink, NetlinkError};
 
 /// The hosts that the data plane wants to reach and what it was told.
 #[derive(Default)]
@@ -27,8 +27,15 @@ impl NextHops {
     /// Looks all hosts up; answers what is new.
     pub async fn resolve(&mut self, netlink: &Netlink) -> Vec<(IpAddr, NextHop)> {
         let mut news = Vec::new();
+        let links = match netlink.links().await {
+            Ok(links) => links,
+            Err(error) => {
+                tracing::warn!(%error, "the ways to other nodes could not be looked up");
+                return news;
+            }
+        };
         for (host, told) in &mut self.hosts {
-            match look_up(netlink, *host).await {
+            match look_up(netlink, &links, *host).await {
                 Ok(Some(hop)) if *told != Some(hop) => {
                     *told = Some(hop);
                     news.push((*host, hop));
@@ -43,7 +50,11 @@ impl NextHops {
     }
 }
 
-async fn look_up(netlink: &Netlink, host: IpAddr) -> Result<Option<NextHop>, NetlinkError> {
+async fn look_up(
+    netlink: &Netlink,
+    links: &[Link],
+    host: IpAddr,
+) -> Result<Option<NextHop>, NetlinkError> {
     let Some(route) = netlink.route_to(host).await? else {
         return Ok(None);
     };
@@ -52,12 +63,17 @@ async fn look_up(netlink: &Netlink, host: IpAddr) -> Result<Option<NextHop>, Net
         provoke(host);
         return Ok(None);
     };
-    let links = netlink.links().await?;
-    let link = links.into_iter().find(|link| link.index == route.interface);
+    let link = links.iter().find(|link| link.index == route.interface);
     Ok(link.zip(route.source).map(|(link, source)| NextHop {
         source,
         source_mac: link.mac,
         next_mac,
+        // Both limit, where both are there; a loopback's is larger than any packet.
+        mtu: [route.mtu, link.mtu]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX)),
     }))
 }
 

@@ -720,6 +720,17 @@ fn next_hops_come_from_the_kernel_and_follow_its_changes() {
             told().is_some_and(|hop| hop.next_mac[5] == 2)
         })
         .await;
+        assert_eq!(told().unwrap().mtu, Some(1500));
+        world::ip("link set wan0 mtu 1400");
+        eventually("the narrower interface", async || {
+            told().is_some_and(|hop| hop.mtu == Some(1400))
+        })
+        .await;
+        world::ip("route add 203.0.113.0/24 via 192.0.2.1 dev wan0 mtu 1300");
+        eventually("the route's own", async || {
+            told().is_some_and(|hop| hop.mtu == Some(1300))
+        })
+        .await;
         world.node.stop().await;
     });
 }

@@ -187,6 +187,9 @@ pub struct NextHop {
     pub source_mac: [u8; 6],
     /// MAC address of the next hop.
     pub next_mac: [u8; 6],
+    /// The longest IP packet, in bytes, that the route carries by the kernel's table: the route's own MTU or else its
+    /// interface's. None where that is not known.
+    pub mtu: Option<u16>,
 }
 
 /// What the data plane asks of the control plane. Handed to the listener on the control thread; it must not block.

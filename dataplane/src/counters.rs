@@ -101,6 +101,8 @@ counters! {
     WaitingExpired = "waiting_expired" in Dropped,
     /// Larger than fits the tunnel and must not be cut.
     TooBig = "too_big" in Dropped,
+    /// A datagram of another node that came in fragments, not all of them.
+    OuterIncomplete = "outer_fragments_incomplete" in Dropped,
     /// A fragment whose datagram's first one did not come, or came too late.
     FragmentExpired = "fragment_expired" in Dropped,
     /// A fragment beyond what may wait.
@@ -135,6 +137,12 @@ counters! {
     HandedOver = "handed_over" in Event,
     /// Table queries asked for.
     Misses = "misses" in Event,
+    /// Datagrams of other nodes that came in fragments and were put together.
+    Reassembled = "reassembled" in Event,
+    /// Packets that left in fragments, because the path carries less.
+    Fragmented = "fragmented" in Event,
+    /// Reports that a path carries less than was sent there.
+    PathReports = "path_reports" in Event,
     /// Rounds that found nothing and slept.
     Sleeps = "sleeps" in Event,
 }

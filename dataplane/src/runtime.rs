@@ -305,7 +305,10 @@ impl Dataplane {
                 }
             }
         }
-        let controller = Controller::new(tables, access_group, links, events, choice.text);
+        let mut controller = Controller::new(tables, access_group, links, events, choice.text);
+        if matches!(config.uplink, UplinkKind::Socket) {
+            controller = controller.with_kernel_paths();
+        }
         let control = std::thread::Builder::new()
             .name("oak-control".to_owned())
             .spawn(move || controller.run(&inbox));

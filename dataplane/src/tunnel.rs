@@ -8,6 +8,7 @@ use dpdk::{Mbuf, Mempool};
 use net::checksum::Accumulator;
 use net::coalesce::{Joint, Offer};
 use net::finish;
+use net::fragment;
 use net::packet::{Headers, Protocol};
 use net::segment::{Plan, Sum};
 
@@ -49,6 +50,38 @@ pub fn cut(
             let length = plan
                 .write_header(k, mbuf.data(), head.spare_mut(), Sum::Payload(sum.sum()))
                 .ok()?;
+            (head.set_len(length) && head.push_segment(payload).is_ok()).then_some(head)
+        })();
+        match piece {
+            Some(piece) => emit(piece),
+            None => {
+                return Cut {
+                    pieces: k,
+                    failure: Some(Counter::NoMbuf),
+                };
+            }
+        }
+    }
+    Cut {
+        pieces: plan.count(),
+        failure: None,
+    }
+}
+
+/// Splits a packet whose checksums are finished into fragments.
+#[cold]
+pub fn fragments(
+    mbuf: &Mbuf,
+    plan: &fragment::Plan,
+    pool: &Mempool,
+    mut emit: impl FnMut(Mbuf),
+) -> Cut {
+    for k in 0..plan.count() {
+        let range = plan.payload(k);
+        let piece = (|| {
+            let payload = mbuf.slice(pool, range.start, range.len())?;
+            let mut head = pool.alloc()?;
+            let length = plan.write_header(k, mbuf.data(), head.spare_mut()).ok()?;
             (head.set_len(length) && head.push_segment(payload).is_ok()).then_some(head)
         })();
         match piece {

@@ -2,53 +2,97 @@
 //!
 //! With a `socket` uplink the kernel routes, resolves neighbours and learns path MTUs, and one system call carries many
 //! datagrams. With an `ethdev` uplink this module writes Ethernet, IP and UDP headers itself, from a next hop that the
-//! control plane reads out of the kernel's tables and keeps current.
+//! control plane reads out of the kernel's tables and keeps current; it splits datagrams and puts them together again,
+//! and reads what routers say of the path, where a NIC in DPDK's hands has no kernel behind it.
+
+mod outer;
+mod reassembly;
+mod report;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arrayvec::ArrayVec;
 use dpdk::{Burst, Mbuf, Mempool, RxQueue, TxQueue};
 use kernel_port::{Sent, TunnelPort};
 use net::address::Address;
-use net::checksum;
-use net::ethernet::{self, EtherType, Mac};
-use net::packet::{Fragment, Headers, Protocol};
-use net::{ipv4, ipv6, udp};
+use net::ethernet::{self, Mac};
+use net::packet::{Headers, Icmp};
 
 use crate::api::NextHop;
-use crate::tables::{Tables, halves, join};
+use crate::tables::{Tables, halves, join, low32};
+use crate::tunnel;
 
-const HOPS: u8 = 64;
+pub(crate) use outer::FLOOR_V4;
+use outer::{Opened, Outer};
+pub use reassembly::Reassembled;
+use reassembly::Reassembly;
 
-/// Writes a next hop into a cell that no worker can reach yet.
-pub(crate) fn write_next_hop(words: &[AtomicU64], hop: &NextHop) {
+/// Hosts of which something may be said in one round.
+const REPORTS: usize = 8;
+
+/// A next hop as a worker reads it.
+struct Hop {
+    source_mac: Mac,
+    next_mac: Mac,
+    source: Address,
+    /// The longest outer IP packet that the path carries in one piece.
+    path: u16,
+}
+
+/// Writes a next hop into a cell that no worker can reach yet, with the longest outer IP packet that the path carries.
+pub(crate) fn write_next_hop(words: &[AtomicU64], hop: &NextHop, path: u16) {
     let mac = |m: [u8; 6]| u64::from_be_bytes([0, 0, m[0], m[1], m[2], m[3], m[4], m[5]]);
     let (high, low) = halves(Address::from(hop.source));
-    for (word, value) in words
-        .iter()
-        .zip([mac(hop.source_mac), mac(hop.next_mac), high, low])
-    {
+    let source_mac = mac(hop.source_mac) | (u64::from(path) << 48);
+    for (word, value) in words.iter().zip([source_mac, mac(hop.next_mac), high, low]) {
         word.store(value, Ordering::Relaxed);
     }
 }
 
-fn read_next_hop(words: &[AtomicU64; 4]) -> (Mac, Mac, Address) {
-    let word = |n: usize| words.get(n).map_or(0, |w| w.load(Ordering::Relaxed));
-    let mac = |value: u64| {
-        let b = value.to_be_bytes();
-        Mac([b[2], b[3], b[4], b[5], b[6], b[7]])
-    };
-    (mac(word(0)), mac(word(1)), join(word(2), word(3)))
+impl Hop {
+    fn read(words: &[AtomicU64; 4]) -> Hop {
+        let word = |n: usize| words.get(n).map_or(0, |w| w.load(Ordering::Relaxed));
+        let [p, q, source_mac @ ..] = word(0).to_be_bytes();
+        let [_, _, next_mac @ ..] = word(1).to_be_bytes();
+        Hop {
+            source_mac: Mac(source_mac),
+            next_mac: Mac(next_mac),
+            source: join(word(2), word(3)),
+            path: u16::from_be_bytes([p, q]),
+        }
+    }
+
+    /// The next hop towards a host.
+    fn towards(tables: &Tables, host: Address) -> Option<Hop> {
+        let cell = low32(tables.next_hops.get(&tables.arena, host)?);
+        tables.arena.cell(cell).map(Hop::read)
+    }
 }
 
 /// What is received: an inner packet, the outer source address, the outer TOS byte.
 pub type Received = (Mbuf, Address, u8);
+
+/// Someone said that the path to a host carries less than was sent there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathReport {
+    /// The host.
+    pub host: Address,
+    /// The longest IP packet that the path carries in one piece, in bytes; 0 when it is the kernel that knows.
+    pub mtu: u16,
+}
 
 /// What became of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Push {
     /// It waits for the flush.
     Queued,
+    /// It waits for the flush in so many fragments.
+    Split(usize),
+    /// No mbuf or no room for some of its fragments, of which so many wait for the flush all the same.
+    Torn(usize),
     /// No next hop is known; ask for it.
     NoNextHop,
     /// No mbuf or no room.
@@ -71,9 +115,35 @@ pub struct EthdevUplink {
     outbox: Burst<64>,
     tunnel_port: u16,
     small: Mempool,
-    id: u16,
+    id: u32,
     flushed: Sent,
     ignored: u64,
+    rare: Rare,
+}
+
+/// What to do with the frames that are neither the tunnel's datagrams nor none of its business.
+struct Rare {
+    tunnel_port: u16,
+    reassembly: Reassembly,
+    reports: ArrayVec<PathReport, REPORTS>,
+}
+
+impl Rare {
+    /// A fragment, or what a router says of our datagrams.
+    #[cold]
+    fn take(&mut self, tables: &Tables, packet: Mbuf, headers: &Headers) -> Option<Received> {
+        if headers.icmp == Icmp::None {
+            // Only who may send whole datagrams may have some put together.
+            tables.endpoint_of(headers.source)?;
+            return self.reassembly.offer(packet, headers);
+        }
+        let report = report::read(tables, self.tunnel_port, packet, headers)?;
+        // The same is said of each of a burst's datagrams; what does not fit here is said again.
+        if !self.reports.contains(&report) {
+            let _ = self.reports.try_push(report);
+        }
+        None
+    }
 }
 
 impl EthdevUplink {
@@ -86,53 +156,92 @@ impl EthdevUplink {
             outbox: Burst::new(),
             tunnel_port,
             small,
-            id: 0,
+            // Workers' fragments, and those of an earlier process, must not be taken for one another's.
+            id: low32(dpdk::cycles()),
             flushed: Sent::default(),
             ignored: 0,
+            rare: Rare {
+                tunnel_port,
+                reassembly: Reassembly::new(tunnel_port),
+                reports: ArrayVec::new(),
+            },
         }
     }
 
-    fn receive(&mut self, sink: &mut impl FnMut(Received)) -> usize {
+    fn receive(&mut self, tables: &Tables, sink: &mut impl FnMut(Received)) -> usize {
         let count = self.rx.burst(&mut self.inbox);
         for frame in self.inbox.drain() {
-            // The kernel has a copy of every frame and answers what is not the tunnel's.
-            match decapsulate(frame, self.tunnel_port) {
-                Some(received) => sink(received),
-                None => self.ignored += 1,
+            match outer::open(frame, self.tunnel_port) {
+                Opened::Inner(received) => sink(received),
+                // The kernel has a copy of every frame and answers what is not the tunnel's.
+                Opened::Other => self.ignored += 1,
+                Opened::Rare(packet, headers) => {
+                    if let Some(received) = self.rare.take(tables, packet, &headers) {
+                        sink(received);
+                    }
+                }
             }
         }
         count
     }
 
     fn push(&mut self, tables: &Tables, packet: Mbuf, to: (Address, u16), tos: u8) -> Push {
-        let cell = tables
-            .next_hops
-            .get(&tables.arena, to.0)
-            .map(crate::tables::low32);
-        let Some(words) = cell.and_then(|cell| tables.arena.cell(cell)) else {
+        let Some(hop) = Hop::towards(tables, to.0) else {
             return Push::NoNextHop;
         };
-        let (source_mac, next_mac, source) = read_next_hop(words);
         self.id = self.id.wrapping_add(1);
         let outer = Outer {
-            source_mac,
-            next_mac,
-            source,
+            source_mac: hop.source_mac,
+            next_mac: hop.next_mac,
+            source: hop.source,
             to,
             from_port: self.tunnel_port,
             tos,
             id: self.id,
+            path: hop.path,
         };
-        let Some(frame) = encapsulate(packet, &outer, &self.small) else {
+        let fits = outer.fits(packet.pkt_len());
+        let Some(frame) = outer.wrap(packet, &self.small) else {
             return Push::NoMbuf;
         };
-        if let Err(frame) = self.outbox.push(frame) {
-            self.send();
-            if self.outbox.push(frame).is_err() {
-                return Push::NoMbuf;
-            }
+        if !fits {
+            return self.push_split(frame, &outer);
         }
-        Push::Queued
+        match self.queue(frame) {
+            true => Push::Queued,
+            false => Push::NoMbuf,
+        }
+    }
+
+    #[inline]
+    fn queue(&mut self, frame: Mbuf) -> bool {
+        let Err(frame) = self.outbox.push(frame) else {
+            return true;
+        };
+        self.send();
+        self.outbox.push(frame).is_ok()
+    }
+
+    /// Sends a datagram in fragments: IPv6 inside asks for more than the path carries, or the path has just become
+    /// narrower.
+    #[cold]
+    fn push_split(&mut self, mut frame: Mbuf, outer: &Outer) -> Push {
+        let plan = match frame.advance(ethernet::HEADER_LEN) {
+            true => outer.split(&frame),
+            false => None,
+        };
+        let Some(plan) = plan else {
+            return Push::NoMbuf;
+        };
+        let small = self.small.clone();
+        let mut queued = 0;
+        let cut = tunnel::fragments(&frame, &plan, &small, |mut piece| {
+            queued += usize::from(outer.frame(&mut piece) && self.queue(piece));
+        });
+        match cut.failure.is_none() && queued == cut.pieces {
+            true => Push::Split(queued),
+            false => Push::Torn(queued),
+        }
     }
 
     fn send(&mut self) {
@@ -161,14 +270,19 @@ impl EthdevUplink {
 
 impl Uplink {
     /// Hands what has arrived to `sink`, a burst at most; how much that was.
-    pub fn receive(&mut self, limit: usize, sink: &mut impl FnMut(Received)) -> usize {
+    pub fn receive(
+        &mut self,
+        tables: &Tables,
+        limit: usize,
+        sink: &mut impl FnMut(Received),
+    ) -> usize {
         match self {
             Uplink::Socket(port) => {
                 port.receive(limit, &mut |mbuf: Mbuf, from: &SocketAddr, tos: u8| {
                     sink((mbuf, Address::from(from.ip()), tos));
                 })
             }
-            Uplink::Ethdev(port) => port.receive(sink),
+            Uplink::Ethdev(port) => port.receive(tables, sink),
         }
     }
 
@@ -196,113 +310,28 @@ impl Uplink {
     pub fn joins(&self) -> bool {
         matches!(self, Uplink::Socket(_))
     }
-}
 
-// The inner packet of a frame that is a tunnel datagram: whole, not a fragment, to our port.
-fn decapsulate(mut frame: Mbuf, tunnel_port: u16) -> Option<Received> {
-    let ethernet = ethernet::Header::parse(frame.data())?;
-    if !matches!(ethernet.ethertype, EtherType::IPV4 | EtherType::IPV6)
-        || !frame.advance(ethernet::HEADER_LEN)
-    {
-        return None;
-    }
-    let headers = Headers::parse(frame.data(), frame.pkt_len()).ok()?;
-    let ours = headers.protocol == Protocol::UDP
-        && headers.destination_port == tunnel_port
-        && headers.fragment == Fragment::None;
-    if !ours || headers.payload_len() == 0 {
-        return None;
-    }
-    frame.truncate(headers.total_len);
-    // What the kernel left for a NIC to do concerned the outer packet, which ends here.
-    frame.set_offload(dpdk::Offload::default());
-    frame
-        .advance(usize::from(headers.header_len))
-        .then_some((frame, headers.source, headers.tos))
-}
-
-/// The headers around an inner packet.
-struct Outer {
-    source_mac: Mac,
-    next_mac: Mac,
-    source: Address,
-    to: (Address, u16),
-    from_port: u16,
-    tos: u8,
-    id: u16,
-}
-
-fn encapsulate(packet: Mbuf, outer: &Outer, pool: &Mempool) -> Option<Mbuf> {
-    let v4 = outer.source.is_v4();
-    let ip_len = if v4 {
-        ipv4::HEADER_LEN
-    } else {
-        ipv6::HEADER_LEN
-    };
-    let udp_len = u16::try_from(packet.pkt_len() + udp::HEADER_LEN).ok()?;
-    let head_len = ethernet::HEADER_LEN + ip_len + udp::HEADER_LEN;
-    let payload = (!v4).then(|| {
-        let mut sum = checksum::Accumulator::new();
-        for bytes in packet.segments() {
-            sum.add(bytes);
+    /// What was said of paths since the last call.
+    #[inline]
+    pub fn reports(&mut self, mut each: impl FnMut(PathReport)) {
+        match self {
+            Uplink::Socket(port) => port.path_errors(&mut |host| {
+                each(PathReport {
+                    host: host.into(),
+                    mtu: 0,
+                });
+            }),
+            Uplink::Ethdev(port) => port.rare.reports.drain(..).for_each(each),
         }
-        sum.sum()
-    });
-    let mut frame = packet;
-    if frame.headroom() < head_len {
-        let mut head = pool.alloc()?;
-        head.push_segment(frame).ok()?;
-        frame = head;
     }
-    let (ethernet, rest) = frame
-        .prepend(head_len)?
-        .split_first_chunk_mut::<{ ethernet::HEADER_LEN }>()?;
-    let ethertype = if v4 { EtherType::IPV4 } else { EtherType::IPV6 };
-    *ethernet = ethernet::Header {
-        destination: outer.next_mac,
-        source: outer.source_mac,
-        ethertype,
+
+    /// Gives up datagrams whose fragments did not all come in time, at `milliseconds` of the machine's monotonic
+    /// clock.
+    pub fn tick(&mut self, milliseconds: u64) -> Reassembled {
+        match self {
+            // The kernel does this.
+            Uplink::Socket(_) => Reassembled::default(),
+            Uplink::Ethdev(port) => port.rare.reassembly.tick(milliseconds),
+        }
     }
-    .to_bytes();
-    let (ip, rest) = rest.split_at_mut_checked(ip_len)?;
-    // RFC 768: no checksum over IPv4, where the inner packet has its own; IPv6 requires one (RFC 8200 section 8.1).
-    let checksum = payload.map_or(0, |payload| {
-        let header = udp::header(outer.from_port, outer.to.1, udp_len, 0);
-        let pseudo = checksum::pseudo_header(
-            outer.source,
-            outer.to.0,
-            Protocol::UDP.0,
-            usize::from(udp_len),
-        );
-        checksum::udp_field(!checksum::add(
-            checksum::add(pseudo, checksum::sum(&header)),
-            payload,
-        ))
-    });
-    *rest.first_chunk_mut()? = udp::header(outer.from_port, outer.to.1, udp_len, checksum);
-    if v4 {
-        let build = ipv4::Build {
-            source: outer.source,
-            destination: outer.to.0,
-            protocol: Protocol::UDP.0,
-            ttl: HOPS,
-            tos: outer.tos,
-            id: outer.id,
-            dont_fragment: false,
-            total_len: u16::try_from(ip_len).ok()?.checked_add(udp_len)?,
-        };
-        *ip.first_chunk_mut()? = build.to_bytes();
-    } else {
-        let build = ipv6::Build {
-            source: outer.source,
-            destination: outer.to.0,
-            next_header: Protocol::UDP.0,
-            hop_limit: HOPS,
-            traffic_class: outer.tos,
-            flow_label: 0,
-            payload_len: udp_len,
-        };
-        *ip.first_chunk_mut()? = build.to_bytes();
-    }
-    Some(frame)
 }

@@ -24,6 +24,8 @@ const BURST: usize = 64;
 /// Empty rounds before a worker that may sleep does. Polling a little longer than one round trip through the kernel
 /// spares a wake-up per packet of a conversation.
 const EMPTY_ROUNDS: u32 = 16;
+/// Reports about paths passed on in a millisecond: a flood of them must not keep the control thread from its work.
+const REPORTS: u32 = 4;
 /// The longest sleep: expiry goes on when nothing else does.
 const SLEEP: Duration = Duration::from_millis(250);
 /// The longest sleep while packets wait for a route.
@@ -82,6 +84,7 @@ struct Ports<'a> {
     neighbours: Vec<Neighbour>,
     handed: Vec<Burst<BURST>>,
     control: SyncSender<Message>,
+    reports_left: u32,
 }
 
 impl Output for Ports<'_> {
@@ -92,6 +95,14 @@ impl Output for Ports<'_> {
     fn tunnel(&mut self, packet: Mbuf, to: (Address, u16), tos: u8) {
         match self.uplink.push(self.tables, packet, to, tos) {
             Push::Queued => {}
+            Push::Split(frames) => {
+                self.counters.count(Counter::Fragmented);
+                self.counters.add(Counter::Pieces, frames.saturating_sub(1));
+            }
+            Push::Torn(frames) => {
+                self.counters.add(Counter::Pieces, frames);
+                self.counters.count(Counter::NoMbuf);
+            }
             Push::NoMbuf => self.counters.count(Counter::NoMbuf),
             Push::NoNextHop => {
                 self.counters.count(Counter::NoNextHop);
@@ -150,6 +161,31 @@ impl Ports<'_> {
         if neighbour.asleep.load(Ordering::Relaxed) {
             neighbour.waker.wake();
         }
+    }
+
+    /// Passes on what was said of paths. What is lost here is said again.
+    #[inline]
+    fn report_paths(&mut self) {
+        let (counters, control, left) = (self.counters, &self.control, &mut self.reports_left);
+        self.uplink.reports(|report| {
+            counters.count(Counter::PathReports);
+            if *left > 0 {
+                *left -= 1;
+                let _ = control.try_send(Message::Path(report));
+            }
+        });
+    }
+
+    /// What an uplink does once in a while.
+    fn tick(&mut self, milliseconds: u64) {
+        self.reports_left = REPORTS;
+        let fragments = self.uplink.tick(milliseconds);
+        self.counters.add(Counter::Reassembled, fragments.whole);
+        // What is whole is counted when it is parsed.
+        self.counters
+            .add(Counter::ReceivedTunnel, fragments.given_up);
+        self.counters
+            .add(Counter::OuterIncomplete, fragments.given_up);
     }
 
     fn flush(&mut self) {
@@ -216,6 +252,7 @@ impl Worker {
             neighbours: self.neighbours,
             handed,
             control: self.control,
+            reports_left: REPORTS,
         };
         let Some(mut pipeline) = Pipeline::new(&tables, &counters, &small, settings, ports) else {
             return;
@@ -234,7 +271,9 @@ impl Worker {
             let cycles = dpdk::cycles();
             if cycles >= next_tick {
                 next_tick = cycles + tick_cycles;
-                pipeline.tick(clock::milliseconds());
+                let now = clock::milliseconds();
+                pipeline.tick(now);
+                pipeline.output.tick(now);
             }
 
             // Containers.
@@ -250,7 +289,8 @@ impl Worker {
             work += pipeline
                 .output
                 .uplink
-                .receive(BURST, &mut |received| datagrams.push(received));
+                .receive(&tables, BURST, &mut |received| datagrams.push(received));
+            pipeline.output.report_paths();
             for (mbuf, from, tos) in datagrams.drain(..) {
                 let Some((mbuf, headers)) = pipeline.parse_inner(mbuf, from) else {
                     continue;

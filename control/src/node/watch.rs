@@ -1,5 +1,6 @@
 //! What changes without being asked for: containers that end, addresses that move, questions of the data plane.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use super::{Key, Node, still_lives};
 use crate::cluster_link::Command;
 use crate::forwarding::{CommandError, Event};
+use crate::netlink::Link;
 use crate::next_hop::NextHops;
 
 /// How often everything is looked at even without a notice from the kernel.
@@ -162,11 +164,24 @@ async fn listen(notices: Arc<Notices>) {
         match rtnetlink::new_multicast_connection(&groups) {
             Ok((connection, _handle, mut messages)) => {
                 let task = tokio::spawn(connection);
+                let mut mtus = HashMap::new();
                 while let Some((message, _)) = messages.next().await {
                     use rtnetlink::packet_core::NetlinkPayload::InnerMessage;
                     use rtnetlink::packet_route::RouteNetlinkMessage as Message;
                     match message.payload {
-                        InnerMessage(Message::DelLink(_)) => notices.links.notify_one(),
+                        InnerMessage(Message::DelLink(link)) => {
+                            mtus.remove(&link.header.index);
+                            notices.links.notify_one();
+                        }
+                        // Many things make such a notice; of a new MTU the way to other nodes has to know.
+                        InnerMessage(Message::NewLink(link)) => {
+                            let link = Link::of(link);
+                            if let Some(mtu) = link.mtu
+                                && mtus.insert(link.index, mtu) != Some(mtu)
+                            {
+                                notices.neighbours.notify_one();
+                            }
+                        }
                         InnerMessage(Message::NewNeighbour(_) | Message::DelNeighbour(_)) => {
                             notices.neighbours.notify_one();
                         }

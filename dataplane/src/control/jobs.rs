@@ -214,6 +214,7 @@ impl Controller {
     }
 
     fn publish_host_number(&mut self, address: Address, number: u32) -> Result<(), CommandError> {
+        self.add_path(address, number);
         self.tables
             .hosts
             .set(

@@ -6,6 +6,7 @@
 
 mod attachments;
 mod jobs;
+mod paths;
 mod queries;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -26,9 +27,11 @@ use crate::tables::arena::Allocator;
 use crate::tables::flows::Shard;
 use crate::tables::region::BackendRef;
 use crate::tables::{Tables, slots::AccessSlot};
+use crate::uplink::PathReport;
 
 use attachments::Attached;
 use jobs::{Identity, Job};
+use paths::Paths;
 use queries::Queries;
 
 /// What reaches the control thread.
@@ -38,6 +41,8 @@ pub enum Message {
     Unresolved(Address),
     /// A worker has a packet for a host without a next hop.
     NextHop(Address),
+    /// A worker was told that a path carries less than was sent there.
+    Path(PathReport),
     /// A worker has ended; the text says why.
     WorkerEnded(String),
     /// From the control plane.
@@ -93,6 +98,7 @@ pub struct Controller {
     next_backend: u32,
     free_backends: Vec<u32>,
     hosts: HashMap<(Address, u16), u32>,
+    paths: Paths,
     /// Hosts to probe, with the number of instances that make it so.
     probed: BTreeMap<u32, usize>,
     probed_changed: bool,
@@ -140,6 +146,7 @@ impl Controller {
             next_backend: 0,
             free_backends: Vec::new(),
             hosts: HashMap::new(),
+            paths: Paths::default(),
             probed: BTreeMap::new(),
             probed_changed: false,
             next_service: 0,
@@ -187,6 +194,7 @@ impl Controller {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.due();
+            self.look_at_paths();
             self.publish_probed();
             self.publish();
             self.reclaim();
@@ -197,6 +205,7 @@ impl Controller {
         match message {
             Message::Unresolved(address) => self.unresolved(address),
             Message::NextHop(address) => (self.events)(Event::NextHop(address.to_ip())),
+            Message::Path(report) => self.path_report(report),
             Message::WorkerEnded(why) => (self.events)(Event::WorkerDied(why)),
             Message::Command(command) => return self.command(command),
         }
@@ -264,28 +273,6 @@ impl Controller {
                 Resting::Service(id) => self.free_services.push(id),
             }
         }
-    }
-
-    fn set_next_hop(&mut self, host: Address, hop: NextHop) -> Result<(), CommandError> {
-        let cell = self
-            .allocator
-            .allocate(&self.tables.arena, 1)
-            .ok_or_else(|| CommandError::Full("no memory is left for next hops".to_owned()))?;
-        crate::uplink::write_next_hop(self.tables.arena.words(cell), &hop);
-        let old = self
-            .tables
-            .next_hops
-            .set(
-                &self.tables.arena,
-                &mut self.allocator,
-                host,
-                u64::from(cell),
-            )
-            .map_err(|e| CommandError::Full(e.to_string()))?;
-        if let Some(old) = old {
-            self.retire(crate::tables::low32(old), 1);
-        }
-        Ok(())
     }
 
     fn stats(&self) -> Stats {

@@ -1,13 +1,10 @@
 //! The way out: to a container, to another node, to the node itself.
 
-use dpdk::{L4Checksum, Mbuf, Segment};
+use dpdk::Mbuf;
 use net::address::Address;
-use net::answer::Failure;
 use net::ethernet::{self, EtherType, Mac};
-use net::finish;
 use net::packet::Icmp;
 use net::rewrite::AddressChange;
-use net::{ecn, mss};
 
 use super::fragments::Decision;
 use super::semantic::tuple;
@@ -17,7 +14,6 @@ use crate::plan::{Range, range};
 use crate::tables::region::Location;
 use crate::tables::routes::Route;
 use crate::tables::slots::AccessSlot;
-use crate::tunnel;
 
 impl<O: Output> Pipeline<'_, O> {
     /// Sends a translated packet to where its backend runs.
@@ -139,95 +135,6 @@ impl<O: Output> Pipeline<'_, O> {
             self.output.host(mbuf);
         } else {
             self.drop(mbuf, Counter::NoMbuf);
-        }
-    }
-
-    /// Ends a packet that fits no datagram to where it goes, and tells its sender. This comes before the packet is
-    /// translated: the error must quote what the sender sent.
-    #[inline]
-    pub(super) fn fit(&mut self, packet: Packet, location: Location) -> Option<Packet> {
-        let Location::Host(_) = location else {
-            return Some(packet);
-        };
-        let mtu = usize::from(self.settings.mtu);
-        let longest = match packet.mbuf.offload().segment {
-            Segment::None => packet.headers.total_len,
-            // A stream can be cut anywhere, datagrams have borders that a cut may not move.
-            Segment::Tcp { .. } => 0,
-            Segment::Udp { size } => usize::from(packet.headers.header_len) + usize::from(size),
-        };
-        if longest <= mtu {
-            return Some(packet);
-        }
-        let mtu = u32::from(self.settings.mtu);
-        self.report(&packet, Failure::TooBig { mtu });
-        self.drop(packet.mbuf, Counter::TooBig);
-        None
-    }
-
-    /// Sends the packet to another node: checksums finished, cut where it stands for several, one datagram each.
-    #[inline]
-    pub(super) fn encapsulate(&mut self, mut packet: Packet, host: u32) {
-        let Some(to) = self.tables.region.host(host) else {
-            return self.drop(packet.mbuf, Counter::NotAttached);
-        };
-        let mtu = self.settings.mtu;
-        let tos = ecn::encapsulate(packet.headers.tos);
-        let header_len = packet.headers.header_len;
-        let ip_tcp =
-            header_len.saturating_sub(packet.headers.l4_offset).min(20) + packet.headers.l4_offset;
-        if mss::clamp(
-            packet.mbuf.data_mut(),
-            &packet.headers,
-            mtu.saturating_sub(ip_tcp),
-            packet.state,
-        )
-        .is_err()
-        {
-            return self.drop(packet.mbuf, Counter::Malformed);
-        }
-        let offload = packet.mbuf.offload();
-        let size = match offload.segment {
-            Segment::None => None,
-            Segment::Tcp { mss: size } | Segment::Udp { size } => Some(size),
-        };
-        if let Some(size) = size {
-            return self.encapsulate_pieces(&packet, to, tos, size);
-        }
-        if packet.headers.total_len > usize::from(mtu) {
-            return self.drop(packet.mbuf, Counter::TooBig);
-        }
-        if offload.checksum != L4Checksum::Complete {
-            let finished = finish::partial(&packet.headers, packet.mbuf.segments());
-            if !finished.is_ok_and(|sum| sum.write(packet.mbuf.data_mut()).is_ok()) {
-                return self.drop(packet.mbuf, Counter::Malformed);
-            }
-            packet.mbuf.set_offload(dpdk::Offload::default());
-        }
-        self.output.tunnel(packet.mbuf, to, tos);
-    }
-
-    fn encapsulate_pieces(&mut self, packet: &Packet, to: (net::Address, u16), tos: u8, size: u16) {
-        let room = self.settings.mtu.saturating_sub(packet.headers.header_len);
-        let output = &mut self.output;
-        let cut = tunnel::cut(
-            &packet.mbuf,
-            &packet.headers,
-            size.min(room),
-            self.small,
-            |piece| {
-                output.tunnel(piece, to, tos);
-            },
-        );
-        match cut.failure {
-            None => self
-                .counters
-                .add(Counter::Pieces, cut.pieces.saturating_sub(1)),
-            // One piece more was due: the one that stands for all that is lost.
-            Some(reason) => {
-                self.counters.add(Counter::Pieces, cut.pieces);
-                self.counters.count(reason);
-            }
         }
     }
 }

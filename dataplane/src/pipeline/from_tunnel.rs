@@ -5,7 +5,7 @@
 use dpdk::Mbuf;
 use net::address::Address;
 use net::ecn;
-use net::packet::Headers;
+use net::packet::{Headers, TcpFlags};
 use net::rewrite;
 
 use super::semantic::tuple;
@@ -38,6 +38,9 @@ impl<O: Output> Pipeline<'_, O> {
                 }
             }
             None => return self.drop(packet.mbuf, Counter::Congested),
+        }
+        if packet.headers.tcp_flags.any(TcpFlags::SYN) && !self.clamp_from(&mut packet, from) {
+            return self.drop(packet.mbuf, Counter::Malformed);
         }
         self.admit(packet, from);
     }

@@ -19,6 +19,7 @@
 
 mod answers;
 mod deliver;
+mod encapsulate;
 mod errors;
 mod fragments;
 mod from_access;
@@ -29,7 +30,7 @@ mod semantic;
 mod waiting;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::net::SocketAddr;
 

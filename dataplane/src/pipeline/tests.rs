@@ -10,7 +10,8 @@ mod lifetime;
 mod messages;
 #[path = "../../net/tests/packets/mod.rs"]
 mod packets;
+mod path_mtu;
 mod plan;
-mod stage;
+pub(crate) mod stage;
 mod tunnelled;
 mod workers;

@@ -20,6 +20,8 @@ const HEADER_WORDS: usize = 64;
 const BACKEND_WORDS: usize = 8;
 /// Words of a host's record.
 const HOST_WORDS: usize = 4;
+/// In the word of a host's port, so that port 0 is not taken for an unused record.
+const HOST_IN_USE: u64 = 1 << 16;
 /// Words before a shard's slots.
 pub const SHARD_HEADER_WORDS: usize = 8;
 /// Words of a flow slot: one cache line.
@@ -463,8 +465,27 @@ impl Region {
         let (high, low) = halves(address);
         w[0].store(high, Ordering::Relaxed);
         w[1].store(low, Ordering::Relaxed);
-        w[2].store((1 << 16) | u64::from(port), Ordering::Release);
+        w[2].store(HOST_IN_USE | u64::from(port), Ordering::Release);
         true
+    }
+
+    /// The longest inner packet that the path to a host carries in one piece, in bytes, as far as it is known; the
+    /// largest number while it is not. It lies in the word that has the port.
+    #[inline(always)]
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)]
+    pub fn host_mtu(&self, host: u32) -> u16 {
+        // Inverted, so that a record that nobody has written to limits nothing.
+        self.host_words(host)
+            .map_or(u16::MAX, |w| !((w[2].load(Ordering::Relaxed) >> 32) as u16))
+    }
+
+    /// Publishes what the path to a host carries; [`u16::MAX`] lifts the limit. Writer only.
+    pub fn set_host_mtu(&self, host: u32, mtu: u16) {
+        if let Some(w) = self.host_words(host) {
+            let endpoint = w[2].load(Ordering::Relaxed) & 0xffff_ffff;
+            w[2].store((u64::from(!mtu) << 32) | endpoint, Ordering::Release);
+        }
     }
 
     /// Learns from one measured round trip, in µs, by a probe or else by a TCP handshake. What is published changes
@@ -595,6 +616,12 @@ mod tests {
         assert_eq!(region.host(1), None);
         assert!(region.publish_host(1, Address(77), 0));
         assert_eq!(region.host(1), Some((Address(77), 0)));
+        assert_eq!(region.host_mtu(1), u16::MAX, "nothing is known of its path");
+        for mtu in [1232, 524, u16::MAX] {
+            region.set_host_mtu(1, mtu);
+            assert_eq!(region.host_mtu(1), mtu);
+            assert_eq!(region.host(1), Some((Address(77), 0)));
+        }
         assert!(!region.publish_host(4, Address(77), 50103));
     }
 }

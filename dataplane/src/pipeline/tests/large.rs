@@ -9,7 +9,7 @@ use super::stage::*;
 use crate::counters::Counter;
 
 /// A packet as a container's kernel hands it over: the checksum field holds the pseudo-header's sum.
-fn unfinished(spec: &Spec, size: Option<u16>) -> (Vec<u8>, Offload) {
+pub(super) fn unfinished(spec: &Spec, size: Option<u16>) -> (Vec<u8>, Offload) {
     let mut packet = spec.build();
     let headers = Headers::parse(&packet, packet.len()).unwrap();
     let at = headers.pseudo_checksum_at().unwrap();
@@ -54,7 +54,7 @@ fn finished(sent: &Sent) -> Vec<u8> {
     packet
 }
 
-fn filled(kind: Kind, from: &str, to: &str, payload: usize) -> Spec {
+pub(super) fn filled(kind: Kind, from: &str, to: &str, payload: usize) -> Spec {
     Spec {
         payload: (0..payload)
             .map(|n| u8::try_from(n % 251).unwrap())

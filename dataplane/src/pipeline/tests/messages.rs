@@ -178,7 +178,7 @@ fn errors_are_limited_in_rate() {
 }
 
 /// Cuts a packet without options into fragments of `size` bytes of payload.
-fn fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
+pub(super) fn fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
     let v4 = packet[0] >> 4 == 4;
     let (head, body) = packet.split_at(if v4 { 20 } else { 40 });
     let pieces: Vec<&[u8]> = body.chunks(size).collect();
@@ -209,7 +209,7 @@ fn fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
 }
 
 /// Puts fragments together again.
-fn whole(mut fragments: Vec<Vec<u8>>) -> Vec<u8> {
+pub(super) fn whole(mut fragments: Vec<Vec<u8>>) -> Vec<u8> {
     let v4 = fragments[0][0] >> 4 == 4;
     let offset = |f: &Vec<u8>| {
         if v4 {
@@ -236,7 +236,7 @@ fn whole(mut fragments: Vec<Vec<u8>>) -> Vec<u8> {
     packet
 }
 
-fn bodies(sent: &[Sent]) -> Vec<Vec<u8>> {
+pub(super) fn bodies(sent: &[Sent]) -> Vec<Vec<u8>> {
     sent.iter()
         .map(|s| match s {
             Sent::Access(_, frame, _) => frame[14..].to_vec(),
