@@ -16,6 +16,7 @@ use net::packet::{Fragment, Headers, Protocol};
 use net::{ipv4, ipv6, udp};
 
 use crate::api::NextHop;
+use crate::observe::capture::{CapturePort, Eye};
 use crate::tables::{Tables, halves, join};
 
 const HOPS: u8 = 64;
@@ -92,8 +93,11 @@ impl EthdevUplink {
         }
     }
 
-    fn receive(&mut self, sink: &mut impl FnMut(Received)) -> usize {
+    fn receive(&mut self, eye: Option<&Eye<'_>>, sink: &mut impl FnMut(Received)) -> usize {
         let count = self.rx.burst(&mut self.inbox);
+        if let Some(eye) = eye {
+            see_all(eye, false, &self.inbox);
+        }
         for frame in self.inbox.drain() {
             // The kernel has a copy of every frame and answers what is not the tunnel's.
             match decapsulate(frame, self.tunnel_port) {
@@ -104,7 +108,14 @@ impl EthdevUplink {
         count
     }
 
-    fn push(&mut self, tables: &Tables, packet: Mbuf, to: (Address, u16), tos: u8) -> Push {
+    fn push(
+        &mut self,
+        tables: &Tables,
+        eye: Option<&Eye<'_>>,
+        packet: Mbuf,
+        to: (Address, u16),
+        tos: u8,
+    ) -> Push {
         let cell = tables
             .next_hops
             .get(&tables.arena, to.0)
@@ -127,7 +138,7 @@ impl EthdevUplink {
             return Push::NoMbuf;
         };
         if let Err(frame) = self.outbox.push(frame) {
-            self.send();
+            self.send(eye);
             if self.outbox.push(frame).is_err() {
                 return Push::NoMbuf;
             }
@@ -135,7 +146,10 @@ impl EthdevUplink {
         Push::Queued
     }
 
-    fn send(&mut self) {
+    fn send(&mut self, eye: Option<&Eye<'_>>) {
+        if let Some(eye) = eye {
+            see_all(eye, true, &self.outbox);
+        }
         let waiting = self.outbox.len();
         let mut sent = 0;
         for _ in 0..8 {
@@ -151,43 +165,62 @@ impl EthdevUplink {
         };
     }
 
-    fn flush(&mut self) -> Sent {
+    fn flush(&mut self, eye: Option<&Eye<'_>>) -> Sent {
         if !self.outbox.is_empty() {
-            self.send();
+            self.send(eye);
         }
         std::mem::take(&mut self.flushed)
     }
 }
 
 impl Uplink {
-    /// Hands what has arrived to `sink`, a burst at most; how much that was.
-    pub fn receive(&mut self, limit: usize, sink: &mut impl FnMut(Received)) -> usize {
+    /// Hands what has arrived to `sink`, a burst at most; how much that was. An open eye sees it first.
+    pub fn receive(
+        &mut self,
+        eye: Option<&Eye<'_>>,
+        limit: usize,
+        sink: &mut impl FnMut(Received),
+    ) -> usize {
         match self {
             Uplink::Socket(port) => {
                 port.receive(limit, &mut |mbuf: Mbuf, from: &SocketAddr, tos: u8| {
+                    if let Some(eye) = eye {
+                        let from = (Address::from(from.ip()), from.port());
+                        eye.see(CapturePort::Uplink, false, &mbuf, Some(from));
+                    }
                     sink((mbuf, Address::from(from.ip()), tos));
                 })
             }
-            Uplink::Ethdev(port) => port.receive(sink),
+            Uplink::Ethdev(port) => port.receive(eye, sink),
         }
     }
 
     /// Queues an inner packet for a host.
-    pub fn push(&mut self, tables: &Tables, packet: Mbuf, to: (Address, u16), tos: u8) -> Push {
+    pub fn push(
+        &mut self,
+        tables: &Tables,
+        eye: Option<&Eye<'_>>,
+        packet: Mbuf,
+        to: (Address, u16),
+        tos: u8,
+    ) -> Push {
         match self {
             Uplink::Socket(port) => {
+                if let Some(eye) = eye {
+                    eye.see(CapturePort::Uplink, true, &packet, Some(to));
+                }
                 port.push(packet, &crate::pipeline::endpoint(to), tos);
                 Push::Queued
             }
-            Uplink::Ethdev(port) => port.push(tables, packet, to, tos),
+            Uplink::Ethdev(port) => port.push(tables, eye, packet, to, tos),
         }
     }
 
     /// Sends what is queued.
-    pub fn flush(&mut self) -> Sent {
+    pub fn flush(&mut self, eye: Option<&Eye<'_>>) -> Sent {
         match self {
             Uplink::Socket(port) => port.flush(),
-            Uplink::Ethdev(port) => port.flush(),
+            Uplink::Ethdev(port) => port.flush(eye),
         }
     }
 
@@ -195,6 +228,13 @@ impl Uplink {
     #[must_use]
     pub fn joins(&self) -> bool {
         matches!(self, Uplink::Socket(_))
+    }
+}
+
+#[cold]
+fn see_all(eye: &Eye<'_>, outgoing: bool, frames: &Burst<64>) {
+    for frame in frames.as_slice() {
+        eye.see(CapturePort::Uplink, outgoing, frame, None);
     }
 }
 

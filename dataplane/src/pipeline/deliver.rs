@@ -13,6 +13,7 @@ use super::fragments::Decision;
 use super::semantic::tuple;
 use super::{GATEWAY_MAC, Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
+use crate::observe::trace::Note;
 use crate::plan::{Range, range};
 use crate::tables::region::Location;
 use crate::tables::routes::Route;
@@ -54,6 +55,7 @@ impl<O: Output> Pipeline<'_, O> {
         if let Some((place, reference, dialled)) = self.shard.reverse(&tuple(&packet), self.now) {
             self.shard.touch(place, packet.headers.tcp_flags, self.now);
             self.time_handshake(&packet, place, reference, true);
+            self.note_restored(&mut packet, dialled);
             if !Self::set_source(&mut packet, dialled) {
                 return self.drop(packet.mbuf, Counter::Malformed);
             }
@@ -82,6 +84,7 @@ impl<O: Output> Pipeline<'_, O> {
         let ethertype = packet.ethertype();
         let Packet { mut mbuf, .. } = packet;
         if Self::frame(&mut mbuf, Mac(port.mac), GATEWAY_MAC, ethertype) {
+            self.note(&mbuf, Note::SentAccess(port.ifindex));
             self.output.access(mbuf, port.ifindex);
         } else {
             self.drop(mbuf, Counter::NoMbuf);
@@ -90,6 +93,7 @@ impl<O: Output> Pipeline<'_, O> {
 
     /// Passes a packet on to the worker whose flows it concerns.
     pub(super) fn hand_over(&mut self, packet: Packet, worker: u16) {
+        self.note(&packet.mbuf, Note::HandedOver(worker));
         match self.output.hand_over(packet.mbuf, worker) {
             Ok(()) => self.counters.count(Counter::HandedOver),
             Err(mbuf) => self.drop(mbuf, Counter::RingFull),
@@ -103,6 +107,7 @@ impl<O: Output> Pipeline<'_, O> {
         let Some(packet) = self.parse(mbuf, Origin::Host) else {
             return;
         };
+        self.note(&packet.mbuf, Note::TakenOver);
         let destination = packet.headers.destination;
         match self.tables.route(destination) {
             Some(Route::Local(slot)) => self.deliver(packet, slot),
@@ -136,6 +141,7 @@ impl<O: Output> Pipeline<'_, O> {
         let Packet { mut mbuf, .. } = packet;
         let mac = self.output.host_mac();
         if Self::frame(&mut mbuf, mac, GATEWAY_MAC, ethertype) {
+            self.note(&mbuf, Note::SentHost);
             self.output.host(mbuf);
         } else {
             self.drop(mbuf, Counter::NoMbuf);
@@ -204,6 +210,7 @@ impl<O: Output> Pipeline<'_, O> {
             }
             packet.mbuf.set_offload(dpdk::Offload::default());
         }
+        self.note(&packet.mbuf, Note::SentTunnel(to.0, to.1));
         self.output.tunnel(packet.mbuf, to, tos);
     }
 
@@ -219,12 +226,15 @@ impl<O: Output> Pipeline<'_, O> {
                 output.tunnel(piece, to, tos);
             },
         );
+        self.note(&packet.mbuf, Note::Cut(cut.pieces));
+        self.note(&packet.mbuf, Note::SentTunnel(to.0, to.1));
         match cut.failure {
             None => self
                 .counters
                 .add(Counter::Pieces, cut.pieces.saturating_sub(1)),
             // One piece more was due: the one that stands for all that is lost.
             Some(reason) => {
+                self.note(&packet.mbuf, Note::Dropped(reason));
                 self.counters.add(Counter::Pieces, cut.pieces);
                 self.counters.count(reason);
             }

@@ -5,8 +5,8 @@ use std::io::BufRead;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dataplane::{
-    Attachment, Config, Dataplane, Event, Handle, Idle, InstanceRoute, JobRoutes, Pair, Policy,
-    ServiceAddress, Stats, Subnet, Uplink,
+    AccessKind, Attachment, Config, Dataplane, Event, Handle, Idle, InstanceRoute, JobRoutes, Pair,
+    Policy, ServiceAddress, Stats, Subnet, Uplink,
 };
 
 fn pair(subnet: (u8, u16), v4: u8, v6: u16) -> Pair {
@@ -80,8 +80,7 @@ fn attach(handle: &Handle, name: &str, macs: &HashMap<String, [u8; 6]>) {
     let ifindex = nix::net::if_::if_nametoindex(&interface[..]).unwrap();
     handle
         .attach(Attachment {
-            ifindex,
-            interface,
+            port: AccessKind::Packet { ifindex, interface },
             mac: macs[name],
             namespace: namespace(n),
             job: "a.b.service.d".to_owned(),

@@ -10,7 +10,7 @@ use net::Address;
 use net::ethernet::{EtherType, HEADER_LEN, Header, Mac};
 
 use super::packets::{Kind, Spec, assert_right};
-use crate::api::{Attachment, Event, JobRoutes, Pair, Subnet};
+use crate::api::{AccessKind, Attachment, Event, JobRoutes, Pair, Subnet};
 use crate::control::{Controller, WorkerLink};
 use crate::counters::{Counter, Counters, Group};
 use crate::pipeline::{GATEWAY_MAC, Output, Pipeline, Settings};
@@ -203,6 +203,7 @@ impl Node {
             .map(|_| WorkerLink {
                 counters: Arc::new(Counters::default()),
                 waker: waker.clone(),
+                changer: crate::access::changes().0,
             })
             .collect();
         let counters: Vec<Arc<Counters>> = links.iter().map(|l| Arc::clone(&l.counters)).collect();
@@ -246,8 +247,10 @@ impl Node {
     pub fn attach(&mut self, ifindex: u32, namespace: Pair) {
         self.control
             .attach(Attachment {
-                ifindex,
-                interface: format!("veth{ifindex}"),
+                port: AccessKind::Packet {
+                    ifindex,
+                    interface: format!("veth{ifindex}"),
+                },
                 mac: mac(ifindex).0,
                 namespace,
                 job: String::new(),
