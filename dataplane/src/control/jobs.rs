@@ -576,7 +576,7 @@ impl Controller {
         }
     }
 
-    pub(super) fn backend_lines(&self) -> Vec<BackendLine> {
+    pub(crate) fn backend_lines(&self) -> Vec<BackendLine> {
         let line = |name: &String, reference: BackendRef, instance: &InstanceRoute| {
             let place = |v4| self.backend_line(reference, v4);
             Some(BackendLine {

@@ -132,9 +132,11 @@ impl<O: Output> Pipeline<'_, O> {
         // An error does not keep a flow alive (RFC 5508 section 4.2).
         let flow = self.shard.reverse(&answered(&sent), self.now);
         let shown = flow.map_or(peer, |(_, _, dialled)| dialled);
-        if shown != peer {
-            self.note_restored(&mut packet, shown);
-        }
+        let about = Quoted {
+            destination: shown,
+            ..sent
+        };
+        self.note_error(&mut packet, &about);
         let inside = AddressChange::new(quoted.source, own, quoted.destination, shown);
         let changed = inside.is_some_and(|change| {
             change

@@ -5,6 +5,7 @@ use dpdk::Mbuf;
 use super::{Origin, Output, Packet, Pipeline};
 use crate::observe::trace::{FROM_ACCESS, FROM_HOST, FROM_TUNNEL, Note, Tuple, quoted};
 use net::address::Address;
+use net::packet::Quoted;
 
 impl<O: Output> Pipeline<'_, O> {
     /// Notes what was decided about a packet.
@@ -52,13 +53,28 @@ impl<O: Output> Pipeline<'_, O> {
         }
     }
 
+    /// An ICMP error that is about to show its receiver that it is about this packet.
+    #[inline(always)]
+    pub(super) fn note_error(&self, packet: &mut Packet, about: &Quoted) {
+        if self.tracer.is_on() {
+            let about = Tuple::from(about);
+            self.begin(packet, &about, None);
+            self.tracer.note(packet.mbuf.tag(), Note::About(about));
+        }
+    }
+
     #[cold]
     fn begin_trace(&self, packet: &mut Packet, wanted: &Tuple) {
+        let about = quoted(packet.mbuf.data(), &packet.headers);
+        self.begin(packet, wanted, about);
+    }
+
+    #[cold]
+    fn begin(&self, packet: &mut Packet, wanted: &Tuple, about: Option<Tuple>) {
         if self.tracer.follows(packet.mbuf.tag()) {
             return;
         }
         let tuple = Tuple::from(&packet.headers);
-        let about = quoted(packet.mbuf.data(), &packet.headers);
         let Some(number) = self.tracer.wanted(wanted, about.as_ref()) else {
             return;
         };

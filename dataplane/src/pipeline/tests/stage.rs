@@ -138,6 +138,7 @@ pub struct Node {
     pub counters: Vec<Arc<Counters>>,
     pub clock: u64,
     pub tables: &'static Tables,
+    pub shared: Arc<Tables>,
     pub pool: &'static Mempool,
     joiner: Joiner<(Address, u8)>,
     _ports: Vec<AccessPort>,
@@ -208,7 +209,7 @@ impl Node {
             .collect();
         let counters: Vec<Arc<Counters>> = links.iter().map(|l| Arc::clone(&l.counters)).collect();
         let listener = Box::new(|_: Event| {});
-        let control = Controller::new(tables, access, links, listener, String::new());
+        let control = Controller::new(Arc::clone(&tables), access, links, listener, String::new());
         let workers = (0..workers)
             .map(|n| {
                 let counters: &'static Counters = Box::leak(Box::new(Arc::clone(&counters[n])));
@@ -225,6 +226,7 @@ impl Node {
             counters,
             clock: 1_000_000,
             tables: borrowed,
+            shared: Arc::clone(&tables),
             pool,
             joiner: Joiner::new(),
             _ports: ports,
