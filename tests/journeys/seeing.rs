@@ -192,6 +192,12 @@ fn every_port_is_seen(uplink: Uplink) {
     gateway
         .command("ping", &["-c", "1", "-W", "5", &own])
         .unwrap();
+    // What passed last is there, too.
+    wait_until("the answer to the ping is written", PATIENCE, || {
+        let of = |s: &Seen| s.interface == "oak0" && s.outgoing && s.source == own;
+        read(&file).iter().any(of)
+    })
+    .unwrap();
     let words = interrupt(capture);
     let seen = read(&file);
     assert!(

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
@@ -13,6 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::client::{Following, follow};
 use super::{Format, Options};
 use crate::pcapng::Counter;
+
+/// How long what has passed already may take to get here once the command is ended.
+const UNDER_WAY: Duration = Duration::from_millis(100);
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -216,11 +220,18 @@ async fn pass_on(
 ) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let ended = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tokio::time::sleep(UNDER_WAY).await;
+    };
+    tokio::pin!(ended);
     loop {
         let piece = tokio::select! {
             piece = answer.next() => piece?,
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
+            () = &mut ended => return Ok(()),
         };
         match piece {
             Some(piece) => to(&piece)?,

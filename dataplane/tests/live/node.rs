@@ -5,8 +5,9 @@ use std::io::BufRead;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dataplane::{
-    AccessKind, Attachment, Capture, CaptureOptions, CapturePort, Captured, Config, Dataplane, Event, Handle, Idle, InstanceRoute, JobRoutes, Pair,
-    Policy, ServiceAddress, Stats, Subnet, Uplink,
+    AccessKind, Attachment, Capture, CaptureOptions, CapturePort, Captured, Config, Dataplane,
+    Event, Handle, Idle, InstanceRoute, JobRoutes, Pair, Policy, ServiceAddress, Stats, Subnet,
+    Uplink,
 };
 
 fn pair(subnet: (u8, u16), v4: u8, v6: u16) -> Pair {
