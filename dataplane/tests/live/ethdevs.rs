@@ -35,7 +35,7 @@ impl Machine {
         let machine = Machine(child);
         let deadline = std::time::Instant::now() + PATIENCE;
         while !within(&space, || {
-            std::fs::read_to_string("/proc/net/dev")
+            std::fs::read_to_string("/proc/thread-self/net/dev")
                 .unwrap()
                 .contains("eth0")
         }) {
