@@ -234,7 +234,7 @@ mod tests {
             outgoing: kept % 2 == 1,
             at: Duration::new(1_700_000_000, 123_456_789),
             length,
-            bytes: (0..kept).map(|n| (n % 251) as u8).collect(),
+            bytes: vec![0xa5; kept],
             peer: None,
         }
     }

@@ -29,6 +29,8 @@ pub const fn is_ethdev(number: u32) -> bool {
 
 /// Packets that wait for a flush, and that one poll of a port takes.
 const BURST: usize = 64;
+/// Ports that DPDK has room for.
+const PORTS_MAX: usize = 32;
 /// Further tries when a port takes only some of a burst.
 const RETRIES: usize = 4;
 
@@ -263,6 +265,7 @@ impl Changer {
 /// One worker's access ports.
 pub struct Access {
     kernel: AccessPort,
+    #[allow(clippy::vec_box)] // it comes and goes as one pointer; the control thread allocates and frees it
     plugged: Vec<Box<Plugged>>,
     changes: Changes,
     /// Of ports that are not there any more.
@@ -275,7 +278,7 @@ impl Access {
     pub fn new(kernel: AccessPort, changes: Changes) -> Self {
         Self {
             kernel,
-            plugged: Vec::new(),
+            plugged: Vec::with_capacity(PORTS_MAX),
             changes,
             gone: Flushed::default(),
         }

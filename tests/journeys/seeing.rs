@@ -8,10 +8,12 @@ use std::time::Duration;
 use journeys::container::Container;
 use journeys::deadline::wait_until;
 use journeys::measure::{BULK_PORT, Observer};
-use journeys::node::{TUNNEL_PORT, Uplink};
+use journeys::namespace::Namespace;
+use journeys::node::{Node, TUNNEL_PORT, Uplink};
 use journeys::orchestrator::Place;
 use journeys::process::{Launch, Process};
-use journeys::run::Stage;
+use journeys::run::{Run, Stage};
+use journeys::services::Programs;
 use journeys::topology::{Plan, Topology};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -443,4 +445,132 @@ fn a_trace_in_words_ends_after_so_many_packets_and_says_why_one_was_dropped() {
     for part in ["#1 ", "arrived", "ICMP", "dropped"] {
         assert!(words.contains(part), "{part} is not in:\n{words}");
     }
+}
+
+/// Hugepages of this test, given back with this value.
+struct Hugepages;
+
+impl Hugepages {
+    const COUNT: usize = 128;
+    const FILE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+    fn reserved() -> usize {
+        let text = std::fs::read_to_string(Self::FILE).unwrap();
+        text.trim().parse().unwrap()
+    }
+
+    fn reserve() -> Hugepages {
+        let wanted = Self::reserved() + Self::COUNT;
+        std::fs::write(Self::FILE, wanted.to_string()).unwrap();
+        let pages = Hugepages;
+        assert!(
+            Self::reserved() >= wanted,
+            "the kernel finds no room for {wanted} hugepages"
+        );
+        pages
+    }
+}
+
+impl Drop for Hugepages {
+    fn drop(&mut self) {
+        let left = Self::reserved().saturating_sub(Self::COUNT);
+        let _ = std::fs::write(Self::FILE, left.to_string());
+    }
+}
+
+/// DPDK's own tool sees an ethdev uplink's frames where packet memory is hugepages.
+#[test]
+fn dpdk_dumpcap_captures_an_ethdev_uplink() {
+    let _pages = Hugepages::reserve();
+    let run = Run::new().unwrap();
+    let programs = Programs::find().unwrap();
+    let space = Namespace::create(&run, "huge").unwrap();
+    for command in [
+        "link add underlay0 type veth peer name other0",
+        "addr add 192.0.2.1/24 dev underlay0",
+        "link set underlay0 up",
+        "link set other0 up",
+        "route add default via 192.0.2.2",
+    ] {
+        let words: Vec<&str> = command.split(' ').collect();
+        space.ip(&words).unwrap();
+    }
+    let broker = "198.51.100.3".parse().unwrap();
+    let underlay = "192.0.2.1".parse().unwrap();
+    let node = Node::prepare(
+        &run,
+        "huge1",
+        space.clone(),
+        underlay,
+        Uplink::AfPacket,
+        broker,
+    );
+    let node = node.unwrap();
+    // Mounted for this node and its tools alone: no other finds these pages.
+    let mount = node.folder().join("hugepages");
+    std::fs::create_dir(&mount).unwrap();
+    let manager = programs.path("NetManager").display().to_string();
+    let script = format!(
+        "mount -t hugetlbfs -o pagesize=2M none {} && exec {manager} {} run --uplink af_packet",
+        mount.display(),
+        node.flags().join(" ")
+    );
+    let mut process = Launch::new("huge1", Path::new("unshare"), &space, Stage::Node)
+        .args(["--mount", "sh", "-c", &script])
+        .start(&run)
+        .unwrap();
+    wait_until("the node answers", PATIENCE, || {
+        process.check_running().unwrap();
+        node.server().get("/status").is_ok()
+    })
+    .unwrap();
+    let status = node.server().get("/status").unwrap().json().unwrap();
+    assert!(
+        status["dataplane"]["memory"]
+            .as_str()
+            .unwrap()
+            .starts_with("hugepages"),
+        "{status}"
+    );
+    let prefix = format!(
+        "--file-prefix=oakestra-{}",
+        status["instance"].as_str().unwrap()
+    );
+    let file = node.folder().join("dumped.pcapng").display().to_string();
+    let pid = process.pid().to_string();
+    let arguments = ["--mount", "--net", "-t", &pid, "dpdk-dumpcap", &prefix];
+    let mut dump = Launch::new(
+        "dumpcap",
+        Path::new("nsenter"),
+        &Namespace::Own,
+        Stage::Workload,
+    )
+    .args(arguments)
+    .args(["-i", "net_af_packet0", "-c", "3", "-w", &file])
+    .start(&run)
+    .unwrap();
+    wait_until("three frames are captured", PATIENCE, || {
+        // Asks for a neighbour that is not there, by broadcast.
+        let _ = space.command("ping", &["-c", "1", "-W", "1", "192.0.2.2"]);
+        dump.wait(Duration::from_millis(100)).is_ok()
+    })
+    .unwrap();
+    assert!(
+        dump.wait(PATIENCE).unwrap().success(),
+        "{}",
+        dump.last_words()
+    );
+    let read = std::process::Command::new("tshark")
+        .args(["-n", "-r", &file, "-Y", "arp.dst.proto_ipv4 == 192.0.2.2"])
+        .output()
+        .unwrap();
+    assert!(!read.stdout.is_empty(), "{read:?}");
+    process.stop(PATIENCE).unwrap();
+    let traces = Path::new("/var/run/dpdk").join(prefix.trim_start_matches("--file-prefix="));
+    assert!(
+        !traces.exists(),
+        "the node leaves {} behind",
+        traces.display()
+    );
+    run.close().unwrap();
 }
