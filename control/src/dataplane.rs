@@ -8,8 +8,8 @@ use dataplane::{Config, Handle, Idle, Uplink};
 
 use crate::config::{IdleMode, NetConfig, TunConfig, UplinkChoice};
 use crate::forwarding::{
-    Attachment, CommandError, FlowLine, Forwarding, JobRoutes, NextHop, Pair, RouteLine, Stats,
-    Subnet,
+    Attachment, BackendLine, Capture, CaptureOptions, CommandError, FlowLine, Forwarding,
+    JobRoutes, NextHop, Pair, PortLine, RouteLine, Stats, Subnet, Trace, TraceFilter,
 };
 use crate::host;
 use crate::netlink::Netlink;
@@ -91,11 +91,11 @@ impl Forwarding for Handle {
     fn set_host_instance(&self, instance: Pair) -> Result<(), CommandError> {
         Self::set_host_instance(self, instance)
     }
-    fn attach(&self, attachment: Attachment) -> Result<(), CommandError> {
+    fn attach(&self, attachment: Attachment) -> Result<u32, CommandError> {
         Self::attach(self, attachment)
     }
-    fn detach(&self, ifindex: u32) -> Result<bool, CommandError> {
-        Self::detach(self, ifindex)
+    fn detach(&self, port: u32) -> Result<bool, CommandError> {
+        Self::detach(self, port)
     }
     fn set_job(&self, job: JobRoutes) -> Result<(), CommandError> {
         Self::set_job(self, job)
@@ -120,5 +120,17 @@ impl Forwarding for Handle {
     }
     fn job_idle(&self) -> Result<Vec<(String, Duration)>, CommandError> {
         Self::job_idle(self)
+    }
+    fn ports(&self) -> Result<Vec<PortLine>, CommandError> {
+        Self::ports(self)
+    }
+    fn backends(&self) -> Result<Vec<BackendLine>, CommandError> {
+        Self::backends(self)
+    }
+    fn capture(&self, options: CaptureOptions) -> Result<Capture, CommandError> {
+        Self::capture(self, options)
+    }
+    fn trace(&self, filter: TraceFilter) -> Result<Trace, CommandError> {
+        Self::trace(self, filter)
     }
 }

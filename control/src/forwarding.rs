@@ -2,9 +2,10 @@
 //! the node against the real one.
 
 pub use dataplane::api::{
-    Attachment, CommandError, Count, Event, FlowLine, InstanceRoute, JobRoutes, NextHop, Pair,
-    Policy, RouteLine, ServiceAddress, Stats, Subnet,
+    AccessKind, Attachment, BackendLine, CommandError, Count, Event, FlowLine, InstanceRoute,
+    JobRoutes, NextHop, Pair, Policy, PortLine, RouteLine, ServiceAddress, Stats, Subnet,
 };
+pub use dataplane::{Capture, CaptureOptions, Trace, TraceFilter};
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -26,16 +27,16 @@ pub trait Forwarding: Send + Sync + 'static {
     /// # Errors
     /// The data plane has stopped.
     fn set_host_instance(&self, instance: Pair) -> Result<(), CommandError>;
-    /// Takes a container's veth end over.
+    /// Takes a container's port over; its number, for a veth end the interface index.
     ///
     /// # Errors
     /// No room, attached already, or the kernel refused.
-    fn attach(&self, attachment: Attachment) -> Result<(), CommandError>;
-    /// Lets go of a veth end; false when it was not attached.
+    fn attach(&self, attachment: Attachment) -> Result<u32, CommandError>;
+    /// Lets go of a port; false when it was not attached.
     ///
     /// # Errors
     /// The data plane has stopped.
-    fn detach(&self, ifindex: u32) -> Result<bool, CommandError>;
+    fn detach(&self, port: u32) -> Result<bool, CommandError>;
     /// Replaces all that is known of a job.
     ///
     /// # Errors
@@ -76,4 +77,24 @@ pub trait Forwarding: Send + Sync + 'static {
     /// # Errors
     /// The data plane has stopped.
     fn job_idle(&self) -> Result<Vec<(String, Duration)>, CommandError>;
+    /// The ports and their names.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn ports(&self) -> Result<Vec<PortLine>, CommandError>;
+    /// The backends that routes lead to.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn backends(&self) -> Result<Vec<BackendLine>, CommandError>;
+    /// Begins to copy packets.
+    ///
+    /// # Errors
+    /// Someone else captures, or the data plane has stopped.
+    fn capture(&self, options: CaptureOptions) -> Result<Capture, CommandError>;
+    /// Begins to follow packets.
+    ///
+    /// # Errors
+    /// Someone else traces, or the data plane has stopped.
+    fn trace(&self, filter: TraceFilter) -> Result<Trace, CommandError>;
 }

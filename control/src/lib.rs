@@ -18,6 +18,7 @@ pub mod instance;
 mod netlink;
 mod next_hop;
 pub mod node;
+mod pcapng;
 mod state;
 
 pub use attach::{Fault, STEPS};

@@ -601,9 +601,9 @@ fn the_socket_speaks_json_whatever_the_content_type_and_the_nodes_own_processes_
         let socket = world::scratch("socket").join("nm.sock");
         let listener = control::http::listen(&socket).await.unwrap();
         let purged = std::sync::Arc::new(tokio::sync::Notify::new());
-        tokio::spawn(
-            axum::serve(listener, control::http::router(world.node.clone(), purged)).into_future(),
-        );
+        let (_close, closing) = tokio::sync::watch::channel(false);
+        let router = control::http::router(world.node.clone(), purged, closing);
+        tokio::spawn(axum::serve(listener, router).into_future());
         let path = socket.to_str().unwrap().to_owned();
         let post = async |url: &str, body: String| {
             let url = format!("http://x{url}");

@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::observe::capture::CapturePort;
+
 /// How a worker waits when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
@@ -150,13 +152,31 @@ pub struct JobRoutes {
     pub instances: Vec<InstanceRoute>,
 }
 
-/// A container (or VM) that is attached to this node by a veth end.
+/// How a container or VM is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessKind {
+    /// The host end of a veth pair, read and written by packet socket. Any number of them.
+    Packet {
+        /// Its interface index, in the node's own network namespace.
+        ifindex: u32,
+        /// Its name, for people.
+        interface: String,
+    },
+    /// A device of DPDK, plugged in for this attachment and out with it: `net_vhost0,iface=/run/vm.sock` for a VM, or any
+    /// other. This DPDK has room for 32 of them, the uplink's included, and a worker that owns one polls it, asleep
+    /// for 50 µs at a time. Its frames must have finished checksums: what is behind a `net_af_packet` needs its
+    /// offloads switched off (`ethtool -K IFACE tx off`), `net_vhost` sees to it by itself.
+    Ethdev {
+        /// DPDK device arguments.
+        devargs: String,
+    },
+}
+
+/// A container or VM that is attached to this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// Interface index of the host end, in the node's own network namespace.
-    pub ifindex: u32,
-    /// Name of the host end, for people.
-    pub interface: String,
+    /// Its port.
+    pub port: AccessKind,
     /// MAC address of the container's end.
     pub mac: [u8; 6],
     /// The container's namespace IPs.
@@ -202,6 +222,32 @@ pub enum Event {
     NextHop(IpAddr),
     /// A worker ended without being told to: the node should restart the data plane. The text says why.
     WorkerDied(String),
+}
+
+/// A port and its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortLine {
+    /// Which.
+    pub port: CapturePort,
+    /// What people call it: an interface, or DPDK's name of a device.
+    pub name: String,
+    /// `packet`, `ethdev`, `socket` or `tap`.
+    pub kind: &'static str,
+}
+
+/// A backend that a packet can go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendLine {
+    /// Its number, as a trace says it.
+    pub backend: u32,
+    /// The job.
+    pub job: String,
+    /// Number of the instance within its job.
+    pub instance: u32,
+    /// Its namespace IPs.
+    pub namespace: Pair,
+    /// `local`, or the tunnel endpoint of its node.
+    pub via: String,
 }
 
 /// One counter with its name, such as `drop_spoofed_source`.
@@ -303,6 +349,9 @@ pub enum CommandError {
     /// No room for one more of something; the text names the limit and its setting.
     #[error("{0}")]
     Full(String),
+    /// One at a time, and someone was first.
+    #[error("{0}")]
+    Busy(String),
     /// The address or interface is attached already.
     #[error("{0} is attached already; detach it first")]
     Attached(String),

@@ -1,13 +1,17 @@
 //! The control plane's way to the control thread.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use crate::api::{
-    Attachment, CommandError, FlowLine, JobRoutes, NextHop, Pair, RouteLine, Stats, Subnet,
+    Attachment, BackendLine, CommandError, FlowLine, JobRoutes, NextHop, Pair, PortLine, RouteLine,
+    Stats, Subnet,
 };
 use crate::control::{Command, Message};
+use crate::observe::capture::{Capture, CaptureOptions};
+use crate::observe::trace::{Trace, TraceFilter};
 use crate::pipeline::GATEWAY_MAC;
 
 /// Gives commands to a running data plane. Every call waits for its answer, which comes within milliseconds.
@@ -15,15 +19,22 @@ use crate::pipeline::GATEWAY_MAC;
 pub struct Handle {
     control: SyncSender<Message>,
     host_interface: u32,
+    /// The ports that are there for as long as the data plane is.
+    fixed: Arc<[PortLine]>,
 }
 
 type Answer<T> = Result<T, CommandError>;
 
 impl Handle {
-    pub(crate) fn new(control: SyncSender<Message>, host_interface: u32) -> Self {
+    pub(crate) fn new(
+        control: SyncSender<Message>,
+        host_interface: u32,
+        fixed: Vec<PortLine>,
+    ) -> Self {
         Self {
             control,
             host_interface,
+            fixed: fixed.into(),
         }
     }
 
@@ -63,20 +74,59 @@ impl Handle {
         self.ask(|reply| Command::HostInstance(instance, reply))
     }
 
-    /// Takes a container's packets from now on.
+    /// Takes a container's packets from now on; the number of its port, by which it is detached: the interface index,
+    /// or for an ethdev a number that no interface has.
     ///
     /// # Errors
     /// See [`CommandError`]; nothing is attached then.
-    pub fn attach(&self, attachment: Attachment) -> Answer<()> {
+    pub fn attach(&self, attachment: Attachment) -> Answer<u32> {
         self.ask(|reply| Command::Attach(Box::new(attachment), reply))
     }
 
-    /// Lets a container go; false when it was not attached.
+    /// Lets a container go; false when it was not attached. An ethdev is unplugged.
     ///
     /// # Errors
     /// See [`CommandError`]; the container is detached all the same.
-    pub fn detach(&self, ifindex: u32) -> Answer<bool> {
-        self.ask(|reply| Command::Detach(ifindex, reply))
+    pub fn detach(&self, port: u32) -> Answer<bool> {
+        self.ask(|reply| Command::Detach(port, reply))
+    }
+
+    /// All ports and their names.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn ports(&self) -> Answer<Vec<PortLine>> {
+        let mut ports = self.ask(Command::Ports)?;
+        ports.extend(self.fixed.iter().cloned());
+        Ok(ports)
+    }
+
+    /// Begins to copy packets, as ports receive and are given them. Off again when the answer is dropped.
+    ///
+    /// # Errors
+    /// [`CommandError::Busy`] while another capture is under way.
+    pub fn capture(&self, options: CaptureOptions) -> Answer<Capture> {
+        let capture = self.ask(|reply| Command::Capture(options, reply))?;
+        capture.settle();
+        Ok(capture)
+    }
+
+    /// Begins to follow packets through the pipeline. Off again when the answer is dropped.
+    ///
+    /// # Errors
+    /// [`CommandError::Busy`] while another trace is under way.
+    pub fn trace(&self, filter: TraceFilter) -> Answer<Trace> {
+        let trace = self.ask(|reply| Command::Trace(filter, reply))?;
+        trace.settle();
+        Ok(trace)
+    }
+
+    /// The backends that routes lead to.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn backends(&self) -> Answer<Vec<BackendLine>> {
+        self.ask(Command::Backends)
     }
 
     /// Replaces what is known of a job.

@@ -9,9 +9,11 @@
 //! | [`api`] | what the Net Manager says and hears |
 //! | [`pipeline`] | one packet's way |
 //! | [`tunnel`] | large packets are cut and joined at the tunnel |
+//! | `access` | two kinds of port towards containers and VMs |
 //! | [`uplink`] | two kinds of port towards other nodes |
 //! | [`policy`] | how a Service IP picks |
 //! | [`tables`] | routes and flows, read without waiting |
+//! | [`observe`] | seeing what packets do, on request |
 //! | [`counters`] | what happened to every packet |
 //! | [`control`] | the single writer |
 //! | [`worker`] | a worker lcore's loop |
@@ -19,12 +21,14 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 pub mod api;
 mod clock;
 mod control;
 pub mod counters;
 mod handle;
 mod memory;
+pub mod observe;
 pub mod offload;
 pub mod pipeline;
 pub mod plan;
@@ -37,6 +41,8 @@ mod worker;
 
 pub use api::*;
 pub use handle::Handle;
+pub use observe::capture::{Capture, CaptureOptions, CapturePort, Captured, SNAPLEN_MAX};
+pub use observe::trace::{Ends, Place, Step, Target, Trace, TraceFilter, TraceRecord};
 pub use runtime::Dataplane;
 
 /// The cookie of the calling thread's network namespace, unique within a boot; 0 where the kernel has none (before

@@ -11,12 +11,14 @@ use std::thread::JoinHandle;
 use dpdk::{Eal, EalOptions, Memory, Mempool, Port, PortConfig, Ring};
 use kernel_port::{AccessGroup, KernelPortError, Pools, TapPort, TunnelPort, Waiter};
 
-use crate::api::{Config, Event, StartError, Uplink as UplinkKind};
+use crate::access::{Access, changes};
+use crate::api::{Config, Event, PortLine, StartError, Uplink as UplinkKind};
 use crate::clock;
 use crate::control::{Controller, Message, WorkerLink};
 use crate::counters::Counters;
 use crate::handle::Handle;
 use crate::memory;
+use crate::observe::capture::CapturePort;
 use crate::pipeline::Settings;
 use crate::tables::Tables;
 use crate::tables::flows::Shard;
@@ -180,6 +182,26 @@ fn open_uplinks(config: &Config, pools: &Pools) -> Result<Uplinks, StartError> {
     Ok((uplinks, Some(port), reserved))
 }
 
+/// The ports that are there from start to stop.
+fn fixed_ports(config: &Config) -> Vec<PortLine> {
+    let (uplink, kind) = match &config.uplink {
+        UplinkKind::Socket => (format!("udp port {}", config.tunnel_port), "socket"),
+        UplinkKind::Ethdev { interface, .. } => (interface.clone(), "ethdev"),
+    };
+    vec![
+        PortLine {
+            port: CapturePort::Uplink,
+            name: uplink,
+            kind,
+        },
+        PortLine {
+            port: CapturePort::Host,
+            name: config.host_interface.clone(),
+            kind: "tap",
+        },
+    ]
+}
+
 impl Dataplane {
     /// Starts EAL, opens the ports and launches the threads. `events` is called on the control thread.
     ///
@@ -243,13 +265,18 @@ impl Dataplane {
             receivers.push(receiver);
             waiters.push(waiter);
         }
-        let links: Vec<WorkerLink> = neighbours
+        let (links, plugs): (Vec<_>, Vec<_>) = neighbours
             .iter()
-            .map(|n| WorkerLink {
-                counters: Arc::new(Counters::default()),
-                waker: n.waker.clone(),
+            .map(|n| {
+                let (changer, changes) = changes();
+                let link = WorkerLink {
+                    counters: Arc::new(Counters::default()),
+                    waker: n.waker.clone(),
+                    changer,
+                };
+                (link, changes)
             })
-            .collect();
+            .unzip();
         let mut launched = Vec::new();
         let parts = access_ports
             .into_iter()
@@ -257,8 +284,9 @@ impl Dataplane {
             .zip(taps)
             .zip(receivers)
             .zip(waiters)
-            .zip(&links);
-        for (n, (((((access, uplink), host), inbox), waiter), link)) in parts.enumerate() {
+            .zip(links.iter().zip(plugs));
+        for (n, (((((access, uplink), host), inbox), waiter), (link, changes))) in parts.enumerate()
+        {
             waiter.add(access.fd())?;
             waiter.add(host.fd())?;
             if let Uplink::Socket(tunnel) = &uplink {
@@ -275,7 +303,7 @@ impl Dataplane {
                 counters: Arc::clone(&link.counters),
                 small: pools.small.clone(),
                 idle: config.idle,
-                access,
+                access: Access::new(access, changes),
                 uplink,
                 host,
                 inbox,
@@ -305,7 +333,8 @@ impl Dataplane {
                 }
             }
         }
-        let mut controller = Controller::new(tables, access_group, links, events, choice.text);
+        let mut controller = Controller::new(tables, access_group, links, events, choice.text)
+            .with_ethdevs(pools.small.clone());
         if matches!(config.uplink, UplinkKind::Socket) {
             controller = controller.with_kernel_paths();
         }
@@ -320,7 +349,7 @@ impl Dataplane {
             }
         };
         Ok(Self {
-            handle: Handle::new(to_control, host_interface),
+            handle: Handle::new(to_control, host_interface, fixed_ports(config)),
             stop,
             wakers: neighbours.into_iter().map(|n| n.waker).collect(),
             workers: running,

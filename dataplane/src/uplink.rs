@@ -22,6 +22,7 @@ use net::ethernet::{self, Mac};
 use net::packet::{Headers, Icmp};
 
 use crate::api::NextHop;
+use crate::observe::capture::{CapturePort, Eye};
 use crate::tables::{Tables, halves, join, low32};
 use crate::tunnel;
 
@@ -168,8 +169,16 @@ impl EthdevUplink {
         }
     }
 
-    fn receive(&mut self, tables: &Tables, sink: &mut impl FnMut(Received)) -> usize {
+    fn receive(
+        &mut self,
+        tables: &Tables,
+        eye: Option<&Eye<'_>>,
+        sink: &mut impl FnMut(Received),
+    ) -> usize {
         let count = self.rx.burst(&mut self.inbox);
+        if let Some(eye) = eye {
+            see_all(eye, false, &self.inbox);
+        }
         for frame in self.inbox.drain() {
             match outer::open(frame, self.tunnel_port) {
                 Opened::Inner(received) => sink(received),
@@ -185,7 +194,14 @@ impl EthdevUplink {
         count
     }
 
-    fn push(&mut self, tables: &Tables, packet: Mbuf, to: (Address, u16), tos: u8) -> Push {
+    fn push(
+        &mut self,
+        tables: &Tables,
+        eye: Option<&Eye<'_>>,
+        packet: Mbuf,
+        to: (Address, u16),
+        tos: u8,
+    ) -> Push {
         let Some(hop) = Hop::towards(tables, to.0) else {
             return Push::NoNextHop;
         };
@@ -205,27 +221,27 @@ impl EthdevUplink {
             return Push::NoMbuf;
         };
         if !fits {
-            return self.push_split(frame, &outer);
+            return self.push_split(eye, frame, &outer);
         }
-        match self.queue(frame) {
+        match self.queue(eye, frame) {
             true => Push::Queued,
             false => Push::NoMbuf,
         }
     }
 
     #[inline]
-    fn queue(&mut self, frame: Mbuf) -> bool {
+    fn queue(&mut self, eye: Option<&Eye<'_>>, frame: Mbuf) -> bool {
         let Err(frame) = self.outbox.push(frame) else {
             return true;
         };
-        self.send();
+        self.send(eye);
         self.outbox.push(frame).is_ok()
     }
 
     /// Sends a datagram in fragments: IPv6 inside asks for more than the path carries, or the path has just become
     /// narrower.
     #[cold]
-    fn push_split(&mut self, mut frame: Mbuf, outer: &Outer) -> Push {
+    fn push_split(&mut self, eye: Option<&Eye<'_>>, mut frame: Mbuf, outer: &Outer) -> Push {
         let plan = match frame.advance(ethernet::HEADER_LEN) {
             true => outer.split(&frame),
             false => None,
@@ -236,7 +252,7 @@ impl EthdevUplink {
         let small = self.small.clone();
         let mut queued = 0;
         let cut = tunnel::fragments(&frame, &plan, &small, |mut piece| {
-            queued += usize::from(outer.frame(&mut piece) && self.queue(piece));
+            queued += usize::from(outer.frame(&mut piece) && self.queue(eye, piece));
         });
         match cut.failure.is_none() && queued == cut.pieces {
             true => Push::Split(queued),
@@ -244,7 +260,10 @@ impl EthdevUplink {
         }
     }
 
-    fn send(&mut self) {
+    fn send(&mut self, eye: Option<&Eye<'_>>) {
+        if let Some(eye) = eye {
+            see_all(eye, true, &self.outbox);
+        }
         let waiting = self.outbox.len();
         let mut sent = 0;
         for _ in 0..8 {
@@ -260,48 +279,63 @@ impl EthdevUplink {
         };
     }
 
-    fn flush(&mut self) -> Sent {
+    fn flush(&mut self, eye: Option<&Eye<'_>>) -> Sent {
         if !self.outbox.is_empty() {
-            self.send();
+            self.send(eye);
         }
         std::mem::take(&mut self.flushed)
     }
 }
 
 impl Uplink {
-    /// Hands what has arrived to `sink`, a burst at most; how much that was.
+    /// Hands what has arrived to `sink`, a burst at most; how much that was. An open eye sees it first.
     pub fn receive(
         &mut self,
         tables: &Tables,
+        eye: Option<&Eye<'_>>,
         limit: usize,
         sink: &mut impl FnMut(Received),
     ) -> usize {
         match self {
             Uplink::Socket(port) => {
                 port.receive(limit, &mut |mbuf: Mbuf, from: &SocketAddr, tos: u8| {
+                    if let Some(eye) = eye {
+                        let from = (Address::from(from.ip()), from.port());
+                        eye.see(CapturePort::Uplink, false, &mbuf, Some(from));
+                    }
                     sink((mbuf, Address::from(from.ip()), tos));
                 })
             }
-            Uplink::Ethdev(port) => port.receive(tables, sink),
+            Uplink::Ethdev(port) => port.receive(tables, eye, sink),
         }
     }
 
     /// Queues an inner packet for a host.
-    pub fn push(&mut self, tables: &Tables, packet: Mbuf, to: (Address, u16), tos: u8) -> Push {
+    pub fn push(
+        &mut self,
+        tables: &Tables,
+        eye: Option<&Eye<'_>>,
+        packet: Mbuf,
+        to: (Address, u16),
+        tos: u8,
+    ) -> Push {
         match self {
             Uplink::Socket(port) => {
+                if let Some(eye) = eye {
+                    eye.see(CapturePort::Uplink, true, &packet, Some(to));
+                }
                 port.push(packet, &crate::pipeline::endpoint(to), tos);
                 Push::Queued
             }
-            Uplink::Ethdev(port) => port.push(tables, packet, to, tos),
+            Uplink::Ethdev(port) => port.push(tables, eye, packet, to, tos),
         }
     }
 
     /// Sends what is queued.
-    pub fn flush(&mut self) -> Sent {
+    pub fn flush(&mut self, eye: Option<&Eye<'_>>) -> Sent {
         match self {
             Uplink::Socket(port) => port.flush(),
-            Uplink::Ethdev(port) => port.flush(),
+            Uplink::Ethdev(port) => port.flush(eye),
         }
     }
 
@@ -333,5 +367,12 @@ impl Uplink {
             Uplink::Socket(_) => Reassembled::default(),
             Uplink::Ethdev(port) => port.rare.reassembly.tick(milliseconds),
         }
+    }
+}
+
+#[cold]
+fn see_all(eye: &Eye<'_>, outgoing: bool, frames: &Burst<64>) {
+    for frame in frames.as_slice() {
+        eye.see(CapturePort::Uplink, outgoing, frame, None);
     }
 }

@@ -6,14 +6,16 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use dpdk::{Burst, Mbuf, Mempool, RingReceiver, RingSender};
-use kernel_port::{AccessPort, TapPort, Waiter, Waker};
+use kernel_port::{TapPort, Waiter, Waker};
 use net::address::Address;
 use net::ethernet::Mac;
 
+use crate::access::Access;
 use crate::api::Idle;
 use crate::clock;
 use crate::control::Message;
 use crate::counters::{Counter, Counters};
+use crate::observe::capture::{CapturePort, Eye};
 use crate::pipeline::{Output, Pipeline, Settings};
 use crate::tables::Tables;
 use crate::tunnel::Joiner;
@@ -21,6 +23,8 @@ use crate::uplink::{Push, Uplink};
 
 /// Packets taken from one port in one round.
 const BURST: usize = 64;
+/// Access ports that one round may take a burst from: the packet socket, and as many as DPDK has.
+const PORTS: usize = 33;
 /// Empty rounds before a worker that may sleep does. Polling a little longer than one round trip through the kernel
 /// spares a wake-up per packet of a conversation.
 const EMPTY_ROUNDS: u32 = 16;
@@ -57,7 +61,7 @@ pub struct Worker {
     /// How it waits.
     pub idle: Idle,
     /// Containers.
-    pub access: AccessPort,
+    pub access: Access,
     /// Other nodes.
     pub uplink: Uplink,
     /// The node itself.
@@ -78,7 +82,8 @@ pub struct Worker {
 struct Ports<'a> {
     tables: &'a Tables,
     counters: &'a Counters,
-    access: AccessPort,
+    eye: Eye<'a>,
+    access: Access,
     uplink: Uplink,
     host: TapPort,
     neighbours: Vec<Neighbour>,
@@ -89,11 +94,17 @@ struct Ports<'a> {
 
 impl Output for Ports<'_> {
     fn access(&mut self, frame: Mbuf, ifindex: u32) {
+        if let Some(eye) = self.eye.open() {
+            eye.see(CapturePort::Access(ifindex), true, &frame, None);
+        }
         self.access.push(frame, ifindex);
     }
 
     fn tunnel(&mut self, packet: Mbuf, to: (Address, u16), tos: u8) {
-        match self.uplink.push(self.tables, packet, to, tos) {
+        match self
+            .uplink
+            .push(self.tables, self.eye.open(), packet, to, tos)
+        {
             Push::Queued => {}
             Push::Split(frames) => {
                 self.counters.count(Counter::Fragmented);
@@ -113,6 +124,9 @@ impl Output for Ports<'_> {
     }
 
     fn host(&mut self, frame: Mbuf) {
+        if let Some(eye) = self.eye.open() {
+            eye.see(CapturePort::Host, true, &frame, None);
+        }
         self.host.push(frame);
     }
 
@@ -192,9 +206,11 @@ impl Ports<'_> {
         for worker in 0..self.handed.len() {
             self.pass_on(worker);
         }
+        let access = self.access.flush();
+        self.counters.add(Counter::Pieces, access.pieces);
         for (sent, counter) in [
-            (self.access.flush(), Counter::SentAccess),
-            (self.uplink.flush(), Counter::SentTunnel),
+            (access.sent, Counter::SentAccess),
+            (self.uplink.flush(self.eye.open()), Counter::SentTunnel),
             (self.host.flush(), Counter::SentHost),
         ] {
             self.counters.add(counter, sent.sent);
@@ -236,7 +252,7 @@ impl Worker {
             ..
         } = self;
         let me = usize::from(settings.worker);
-        let (joins, has_descriptor) = (uplink.joins(), matches!(uplink, Uplink::Socket(_)));
+        let (joins, uplink_sleeps) = (uplink.joins(), matches!(uplink, Uplink::Socket(_)));
         let handed = self.neighbours.iter().map(|_| Burst::new()).collect();
         let asleep = self
             .neighbours
@@ -246,6 +262,7 @@ impl Worker {
         let ports = Ports {
             tables: &tables,
             counters: &counters,
+            eye: Eye::new(&tables, settings.worker),
             access,
             uplink,
             host,
@@ -257,7 +274,7 @@ impl Worker {
         let Some(mut pipeline) = Pipeline::new(&tables, &counters, &small, settings, ports) else {
             return;
         };
-        let mut frames: Vec<(Mbuf, u32)> = Vec::with_capacity(BURST * 2);
+        let mut frames: Vec<(Mbuf, u32)> = Vec::with_capacity(BURST * PORTS);
         let mut datagrams: Vec<(Mbuf, Address, u8)> = Vec::with_capacity(BURST * 2);
         let mut joined: Vec<(Mbuf, Address, u8)> = Vec::with_capacity(BURST * 2);
         let mut from_host: Vec<Mbuf> = Vec::with_capacity(BURST * 2);
@@ -276,20 +293,28 @@ impl Worker {
                 pipeline.output.tick(now);
             }
 
+            let ports = &mut pipeline.output;
+            ports.eye.refresh();
+            ports.access.follow();
+
             // Containers.
-            let mut work = pipeline
-                .output
+            let mut work = ports
                 .access
                 .receive(BURST, &mut |mbuf, ifindex| frames.push((mbuf, ifindex)));
+            if let Some(eye) = ports.eye.open() {
+                for (frame, ifindex) in &frames {
+                    eye.see(CapturePort::Access(*ifindex), false, frame, None);
+                }
+            }
             for (frame, ifindex) in frames.drain(..) {
                 pipeline.from_access(frame, ifindex);
             }
 
             // Other nodes.
-            work += pipeline
-                .output
-                .uplink
-                .receive(&tables, BURST, &mut |received| datagrams.push(received));
+            let Ports { uplink, eye, .. } = &mut pipeline.output;
+            work += uplink.receive(&tables, eye.open(), BURST, &mut |received| {
+                datagrams.push(received);
+            });
             pipeline.output.report_paths();
             for (mbuf, from, tos) in datagrams.drain(..) {
                 let Some((mbuf, headers)) = pipeline.parse_inner(mbuf, from) else {
@@ -297,8 +322,10 @@ impl Worker {
                 };
                 if joins {
                     let ready = |mbuf, (from, tos)| joined.push((mbuf, from, tos));
+                    let followed = pipeline.followed(&mbuf);
                     if joiner.offer(mbuf, &headers, (from, tos), ready) {
                         counters.count(Counter::Joined);
+                        pipeline.note_joined(followed);
                     }
                 } else {
                     joined.push((mbuf, from, tos));
@@ -314,6 +341,11 @@ impl Worker {
                 .output
                 .host
                 .receive(BURST, &mut |mbuf| from_host.push(mbuf));
+            if let Some(eye) = pipeline.output.eye.open() {
+                for frame in &from_host {
+                    eye.see(CapturePort::Host, false, frame, None);
+                }
+            }
             for frame in from_host.drain(..) {
                 pipeline.from_host(frame);
             }
@@ -341,7 +373,8 @@ impl Worker {
                 let _asleep = Asleep::raise(&asleep);
                 if inbox.dequeue_burst(&mut handed_over) == 0 {
                     counters.count(Counter::Sleeps);
-                    let patience = match (has_descriptor, pipeline.waiting()) {
+                    let sleeps = uplink_sleeps && pipeline.output.access.has_descriptors();
+                    let patience = match (sleeps, pipeline.waiting()) {
                         (false, _) => NAP,
                         (true, 0) => SLEEP,
                         (true, _) => SLEEP_WAITING,

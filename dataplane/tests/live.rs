@@ -7,6 +7,8 @@
 
 #[path = "live/containers.rs"]
 mod containers;
+#[path = "live/ethdevs.rs"]
+mod ethdevs;
 #[path = "live/node.rs"]
 mod node;
 
@@ -58,6 +60,21 @@ fn line(stream: &TcpStream, text: &str) -> String {
         .to_owned()
 }
 
+/// Four megabytes come back whole from the server of this name.
+fn echoes(mut stream: TcpStream, name: &str) {
+    let sent: Vec<u8> = (0..4_000_000u32)
+        .map(|n| (n % 251) as u8 + 1)
+        .map(|b| if b == 10 { 11 } else { b })
+        .collect();
+    let writer = stream.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| (&writer).write_all(&[&sent[..], b"\n"].concat()).unwrap());
+        let mut back = vec![0; name.len() + 1 + sent.len() + 1];
+        stream.read_exact(&mut back).unwrap();
+        assert!(back[name.len() + 1..back.len() - 1] == sent[..], "{name}");
+    });
+}
+
 const SERVICES: [&str; 2] = ["10.30.0.10", "fdff:2000::10"];
 
 fn containers_talk(workers: usize) {
@@ -82,22 +99,9 @@ fn containers_talk(workers: usize) {
             }
             assert_eq!(counts, [10, 10], "{service} takes turns");
             // Both ways large: offloads of the containers' kernels are on.
-            let mut stream = connect(service);
+            let stream = connect(service);
             let name = line(&stream, "first");
-            let sent: Vec<u8> = (0..4_000_000u32)
-                .map(|n| (n % 251) as u8 + 1)
-                .map(|b| if b == 10 { 11 } else { b })
-                .collect();
-            let writer = stream.try_clone().unwrap();
-            std::thread::scope(|scope| {
-                scope.spawn(|| (&writer).write_all(&[&sent[..], b"\n"].concat()).unwrap());
-                let mut back = vec![0; name.len() + 1 + sent.len() + 1];
-                stream.read_exact(&mut back).unwrap();
-                assert!(
-                    back[name.len() + 1..back.len() - 1] == sent[..],
-                    "{service}"
-                );
-            });
+            echoes(stream, &name);
         }
         // The answers of different workers' containers find their way too.
         assert_eq!(ask("10.30.0.20").unwrap(), "e");
@@ -235,6 +239,13 @@ fn a_killed_data_plane_finds_its_connections_again() {
             assert_eq!(line(stream, "after"), *name);
         }
     }
+}
+
+/// The VM's process, started by the others.
+#[test]
+#[ignore = "the other tests start it"]
+fn vm_process() {
+    ethdevs::vm();
 }
 
 /// The node's process, started by the others.

@@ -1,12 +1,14 @@
-//! One request over the daemon's unix socket.
+//! Requests over the daemon's unix socket: with one answer, or with one that goes on.
 
 use std::path::Path;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::{Method, Request};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::SendRequest;
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
 /// Why the daemon gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +29,90 @@ pub enum ClientError {
     Broken(String),
 }
 
+/// An answer that goes on.
+pub struct Following {
+    body: Incoming,
+    connection: JoinHandle<hyper::Result<()>>,
+    // While it is there, the connection is not at its end.
+    _sender: SendRequest<Full<Bytes>>,
+}
+
+impl Following {
+    /// The next piece; none at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(ClientError::Broken(error.to_string())),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// Sends a request whose answer goes on.
+pub async fn follow(socket: &Path, path: &str) -> Result<Following, ClientError> {
+    let (response, connection, sender) = send(socket, Method::GET, path).await?;
+    let status = response.status();
+    let body = response.into_body();
+    if status.is_success() {
+        return Ok(Following {
+            body,
+            connection,
+            _sender: sender,
+        });
+    }
+    let refusal = text(body).await;
+    connection.abort();
+    Err(refused(refusal?))
+}
+
 /// Sends one request and answers its body.
 pub async fn ask(socket: &Path, method: Method, path: &str) -> Result<String, ClientError> {
+    let (response, connection, _sender) = send(socket, method, path).await?;
+    let status = response.status();
+    let body = text(response.into_body()).await;
+    connection.abort();
+    let body = body?;
+    if status.is_success() {
+        return Ok(body);
+    }
+    Err(refused(body))
+}
+
+async fn text(body: Incoming) -> Result<String, ClientError> {
+    let body = body
+        .collect()
+        .await
+        .map_err(|error| ClientError::Broken(error.to_string()))?;
+    Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
+}
+
+/// What an answer that is no success says.
+fn refused(body: String) -> ClientError {
+    let message = serde_json::from_str::<serde_json::Value>(&body)
+        .ok()
+        .and_then(|value| value.get("message")?.as_str().map(str::to_owned));
+    ClientError::Refused(message.unwrap_or(body))
+}
+
+type Sent = (
+    Response<Incoming>,
+    JoinHandle<hyper::Result<()>>,
+    SendRequest<Full<Bytes>>,
+);
+
+async fn send(socket: &Path, method: Method, path: &str) -> Result<Sent, ClientError> {
     let shown = socket.display().to_string();
     let stream = UnixStream::connect(socket)
         .await
@@ -51,20 +135,5 @@ pub async fn ask(socket: &Path, method: Method, path: &str) -> Result<String, Cl
         .send_request(request)
         .await
         .map_err(|error| broken(&error))?;
-    let status = response.status();
-    let body = response
-        .into_body()
-        .collect()
-        .await
-        .map_err(|error| broken(&error))?
-        .to_bytes();
-    connection.abort();
-    let body = String::from_utf8_lossy(&body).into_owned();
-    if status.is_success() {
-        return Ok(body);
-    }
-    let message = serde_json::from_str::<serde_json::Value>(&body)
-        .ok()
-        .and_then(|value| value.get("message")?.as_str().map(str::to_owned));
-    Err(ClientError::Refused(message.unwrap_or(body)))
+    Ok((response, connection, sender))
 }

@@ -1,4 +1,4 @@
-//! What people type: status, routes, flows, logs, version, down.
+//! What people type: status, routes, flows, captures, traces, logs, version, down.
 
 use std::error::Error;
 use std::io::Write;
@@ -8,7 +8,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use super::client::{ClientError, ask};
-use super::{Command, Format, Options, run};
+use super::{Command, Format, Options, follow, run};
 use crate::http::{FlowView, RouteView};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -36,6 +36,8 @@ pub(super) fn run(options: &Options, command: &Command) -> Outcome {
             let body = request(options, Method::GET, &format!("/flows?limit={limit}"))?;
             show(*format, &body, flows)
         }
+        Command::Capture(asked) => follow::capture(options, asked),
+        Command::Trace(asked) => follow::trace(options, asked),
         Command::Down { .. } => match request(options, Method::POST, "/down") {
             Err(error) if matches!(*error, ClientError::Down(..)) => run::purge(options),
             Err(error) => Err(error),

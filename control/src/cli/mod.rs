@@ -2,6 +2,7 @@
 
 mod client;
 mod commands;
+mod follow;
 mod run;
 
 use std::path::PathBuf;
@@ -108,6 +109,16 @@ enum Command {
         #[arg(long, default_value_t = 1000)]
         limit: usize,
     },
+    /// Copy packets from ports to a pcapng file, both directions, as they pass
+    ///
+    /// Every port is an interface of the file; what crosses a socket uplink is there without its outer header, with the
+    /// other node beside it. A checksum that is left to the receiver's kernel or NIC looks wrong. One capture at a time.
+    Capture(follow::Capture),
+    /// Follow packets through the data plane: which flow, policy, backend, rewrite and port, or why not
+    ///
+    /// A packet is followed if it or its answer is what is asked for, before or after translation; an ICMP error, if it
+    /// is about one. One trace at a time.
+    Trace(follow::Trace),
     /// Show the log
     Logs {
         /// The last so many lines

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Options, Overrides};
 use crate::config::{IdleMode, NetConfig, TunConfig, UplinkChoice};
@@ -13,6 +13,9 @@ use crate::node::{Node, Options as NodeOptions};
 use crate::{dataplane, http, instance};
 
 type Outcome = Result<(), Box<dyn Error>>;
+
+/// How long answers under way may take once the node ends.
+const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Questions of the data plane that may wait; it repeats what is lost.
 const EVENTS: usize = 4096;
@@ -175,9 +178,11 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
     };
     let node = Node::start(node_options, forwarding, inbox).await?;
     let purged = Arc::new(Notify::new());
+    let (close, closing) = watch::channel(false);
+    let mut closed = closing.clone();
     let server = axum::serve(
         listener,
-        http::router(Arc::clone(&node), Arc::clone(&purged)),
+        http::router(Arc::clone(&node), Arc::clone(&purged), closing),
     );
     let ended = Notify::new();
     let server = server.with_graceful_shutdown({
@@ -196,10 +201,21 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
             }
         };
         tokio::spawn(signals);
-        async move { waiting.notified().await }
+        async move {
+            waiting.notified().await;
+            let _ = close.send(true);
+        }
     });
     let failed = Arc::clone(&node);
-    let served = server.await;
+    // An asker that does not read its answer must not keep the node from ending.
+    let overdue = async {
+        let _ = closed.wait_for(|closing| *closing).await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    let served = tokio::select! {
+        served = server => served,
+        () = overdue => Ok(()),
+    };
     let keep = failed.has_containers() || failed.broken();
     tokio::task::spawn_blocking(move || if keep { plane.stop() } else { plane.remove() }).await?;
     served?;

@@ -2,8 +2,11 @@
 //!
 //! Bodies are read as JSON whatever their content type says: the NodeEngine's client does not always say it.
 
+mod capture;
 mod show;
 mod socket;
+mod stream;
+mod trace;
 
 use std::sync::Arc;
 
@@ -16,6 +19,7 @@ use axum::routing::{get, post};
 use protocol::node_http::{Deploy, Register, Undeploy};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 use crate::node::{Kind, Node, Refusal};
 pub use show::{FlowView, RouteView};
@@ -90,10 +94,16 @@ async fn purge(State(app): State<App>) -> axum::Json<Message> {
 struct App {
     node: Arc<Node>,
     purged: Arc<tokio::sync::Notify>,
+    closing: watch::Receiver<bool>,
 }
 
-/// The routes of the interface. `purged` is notified when `down --purge` has removed everything.
-pub fn router(node: Arc<Node>, purged: Arc<tokio::sync::Notify>) -> Router {
+/// The routes of the interface. `purged` is notified when `down --purge` has removed everything; answers that would go
+/// on for ever end when `closing` becomes true.
+pub fn router(
+    node: Arc<Node>,
+    purged: Arc<tokio::sync::Notify>,
+    closing: watch::Receiver<bool>,
+) -> Router {
     Router::new()
         .route("/register", post(register))
         .route("/container/deploy", post(deploy_container))
@@ -105,6 +115,12 @@ pub fn router(node: Arc<Node>, purged: Arc<tokio::sync::Notify>) -> Router {
         .route("/routes", get(show::routes))
         .route("/flows", get(show::flows))
         .route("/metrics", get(show::metrics))
+        .route("/capture", get(capture::capture))
+        .route("/trace", get(trace::trace))
         .route("/down", post(purge))
-        .with_state(App { node, purged })
+        .with_state(App {
+            node,
+            purged,
+            closing,
+        })
 }

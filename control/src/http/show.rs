@@ -81,7 +81,7 @@ impl From<FlowLine> for FlowView {
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> Refusal {
+pub(super) fn failed(error: impl std::fmt::Display) -> Refusal {
     Refusal {
         status: 500,
         message: error.to_string(),

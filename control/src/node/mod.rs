@@ -26,7 +26,7 @@ use crate::attach::namespace::{Namespace, inode_of_process};
 use crate::cluster_link::{ClusterLink, Command, LinkStatus, Sequence};
 use crate::config::{NetConfig, TunConfig};
 use crate::firewall::{Firewall, Rules};
-use crate::forwarding::{Attachment, Event, Forwarding, Stats};
+use crate::forwarding::{AccessKind, Attachment, Event, Forwarding, Stats};
 use crate::host;
 use crate::instance;
 use crate::netlink::Netlink;
@@ -550,8 +550,10 @@ fn still_lives(container: &Container) -> bool {
 
 fn attachment(container: &Container) -> Attachment {
     Attachment {
-        ifindex: container.ifindex,
-        interface: container.interface.clone(),
+        port: AccessKind::Packet {
+            ifindex: container.ifindex,
+            interface: container.interface.clone(),
+        },
         mac: container.mac,
         namespace: container.namespace(),
         job: container.job.clone(),

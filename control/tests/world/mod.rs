@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use control::config::{NetConfig, TunConfig};
 use control::forwarding::{
-    Attachment, CommandError, Event, FlowLine, Forwarding, JobRoutes, NextHop, Pair, RouteLine,
-    Stats, Subnet,
+    AccessKind, Attachment, BackendLine, Capture, CaptureOptions, CommandError, Event, FlowLine,
+    Forwarding, JobRoutes, NextHop, Pair, PortLine, RouteLine, Stats, Subnet, Trace, TraceFilter,
 };
 use control::node::{Kind, Node, Options, Refusal};
 use nix::sched::{CloneFlags, unshare};
@@ -99,16 +99,19 @@ impl Forwarding for Recorder {
         *self.host_instance.lock().unwrap() = Some(instance);
         Ok(())
     }
-    fn attach(&self, attachment: Attachment) -> Result<(), CommandError> {
+    fn attach(&self, attachment: Attachment) -> Result<u32, CommandError> {
         let mut attached = self.attached.lock().unwrap();
-        if attached.contains_key(&attachment.ifindex) {
-            return Err(CommandError::Attached(attachment.interface));
+        let AccessKind::Packet { ifindex, interface } = attachment.port.clone() else {
+            return Err(CommandError::Kernel("containers have veth ends".to_owned()));
+        };
+        if attached.contains_key(&ifindex) {
+            return Err(CommandError::Attached(interface));
         }
-        attached.insert(attachment.ifindex, attachment);
-        Ok(())
+        attached.insert(ifindex, attachment);
+        Ok(ifindex)
     }
-    fn detach(&self, ifindex: u32) -> Result<bool, CommandError> {
-        Ok(self.attached.lock().unwrap().remove(&ifindex).is_some())
+    fn detach(&self, port: u32) -> Result<bool, CommandError> {
+        Ok(self.attached.lock().unwrap().remove(&port).is_some())
     }
     fn set_job(&self, job: JobRoutes) -> Result<(), CommandError> {
         self.jobs.lock().unwrap().insert(job.job.clone(), job);
@@ -141,6 +144,18 @@ impl Forwarding for Recorder {
             .iter()
             .map(|(job, idle)| (job.clone(), *idle))
             .collect())
+    }
+    fn ports(&self) -> Result<Vec<PortLine>, CommandError> {
+        Ok(Vec::new())
+    }
+    fn backends(&self) -> Result<Vec<BackendLine>, CommandError> {
+        Ok(Vec::new())
+    }
+    fn capture(&self, _: CaptureOptions) -> Result<Capture, CommandError> {
+        Err(CommandError::Stopped)
+    }
+    fn trace(&self, _: TraceFilter) -> Result<Trace, CommandError> {
+        Err(CommandError::Stopped)
     }
 }
 

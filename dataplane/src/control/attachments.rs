@@ -1,9 +1,12 @@
 //! Containers on this node: their slots, and the host TAP's.
 
+use dpdk::Port;
 use net::address::Address;
 
 use super::{Controller, Resting};
-use crate::api::{Attachment, CommandError, Pair, Subnet};
+use crate::access::is_ethdev;
+use crate::api::{AccessKind, Attachment, CommandError, Pair, PortLine, Subnet};
+use crate::observe::capture::CapturePort;
 use crate::tables::region::Location;
 use crate::tables::routes::Route;
 use crate::tables::slots::AccessSlot;
@@ -14,6 +17,8 @@ pub(super) struct Attached {
     pub(super) attachment: Attachment,
     pub(super) slot: u32,
     pub(super) port: AccessSlot,
+    /// The device, where it is one of DPDK.
+    pub(super) device: Option<Port>,
 }
 
 pub(super) fn v4_bits(pair: Pair) -> u32 {
@@ -52,6 +57,7 @@ impl Controller {
         let members: Vec<(u32, usize)> = self
             .attached
             .iter()
+            .filter(|(number, _)| !is_ethdev(**number))
             .map(|(&ifindex, a)| (ifindex, usize::from(a.port.worker)))
             .collect();
         self.access
@@ -81,12 +87,12 @@ impl Controller {
         u16::try_from(least).unwrap_or(0)
     }
 
-    pub(crate) fn attach(&mut self, attachment: Attachment) -> Result<(), CommandError> {
-        if self.attached.contains_key(&attachment.ifindex) {
-            return Err(CommandError::Attached(format!(
-                "interface {}",
-                attachment.interface
-            )));
+    /// Attaches a container; the number of its port.
+    pub(crate) fn attach(&mut self, attachment: Attachment) -> Result<u32, CommandError> {
+        if let AccessKind::Packet { ifindex, interface } = &attachment.port
+            && self.attached.contains_key(ifindex)
+        {
+            return Err(CommandError::Attached(format!("interface {interface}")));
         }
         let taken = attachment
             .namespace
@@ -95,10 +101,18 @@ impl Controller {
         if let Some(address) = taken {
             return Err(CommandError::Attached(address.to_string()));
         }
+        let opened = match &attachment.port {
+            AccessKind::Packet { .. } => None,
+            AccessKind::Ethdev { devargs } => Some(self.open_ethdev(devargs)?),
+        };
+        let ifindex = match &attachment.port {
+            AccessKind::Packet { ifindex, .. } => *ifindex,
+            AccessKind::Ethdev { .. } => self.ethdev_number(),
+        };
         let slot = self.take_slot()?;
         let instance = self.instance_ips(attachment.namespace);
         let port = AccessSlot {
-            ifindex: attachment.ifindex,
+            ifindex,
             worker: self.owner(attachment.namespace),
             mac: attachment.mac,
             namespace_v4: v4_bits(attachment.namespace),
@@ -107,23 +121,46 @@ impl Controller {
             instance_v6: v6_address(instance),
         };
         self.tables.slots.fill(slot, &port);
-        let ifindex = attachment.ifindex;
+        let (device, queues) = opened.unzip();
         self.attached.insert(
             ifindex,
             Attached {
                 attachment,
                 slot,
                 port,
+                device,
             },
         );
         let published = self
             .publish_slot(ifindex, slot)
-            .and_then(|()| self.filter());
+            .and_then(|()| match queues {
+                None => self.filter(),
+                Some(queues) => self.plug(ifindex, port.worker, queues),
+            });
         if let Err(error) = published {
             let _ = self.detach(ifindex);
             return Err(error);
         }
-        Ok(())
+        Ok(ifindex)
+    }
+
+    /// The access ports and their names.
+    pub(super) fn port_lines(&self) -> Vec<PortLine> {
+        let line = |(&number, attached): (&u32, &Attached)| {
+            let (name, kind) = match (&attached.attachment.port, &attached.device) {
+                (AccessKind::Packet { interface, .. }, _) => (interface.clone(), "packet"),
+                (AccessKind::Ethdev { .. }, Some(device)) => (device.name().to_owned(), "ethdev"),
+                (AccessKind::Ethdev { devargs }, None) => (devargs.clone(), "ethdev"),
+            };
+            PortLine {
+                port: CapturePort::Access(number),
+                name,
+                kind,
+            }
+        };
+        let mut lines: Vec<PortLine> = self.attached.iter().map(line).collect();
+        lines.sort_by_key(|line| line.port);
+        lines
     }
 
     // Makes a filled slot the one that workers find.
@@ -154,7 +191,10 @@ impl Controller {
             return Ok(false);
         };
         // The interface may be gone already; the filter is only told who is left.
-        let filtered = self.filter();
+        let filtered = match gone.device {
+            None => self.filter(),
+            Some(_) => Ok(()),
+        };
         if let Some((_, cell)) = self
             .tables
             .interfaces
@@ -172,6 +212,9 @@ impl Controller {
             self.owners.remove(&address.into());
         }
         self.rest(Resting::Slot(gone.slot));
+        if let Some(device) = gone.device {
+            self.unplug(ifindex, gone.port.worker, device);
+        }
         filtered.map(|()| true)
     }
 

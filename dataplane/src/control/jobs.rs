@@ -14,7 +14,7 @@ use net::address::Address;
 
 use super::attachments::{v4_bits, v6_address};
 use super::{Controller, Resting};
-use crate::api::{CommandError, InstanceRoute, JobRoutes, Pair, Policy, RouteLine};
+use crate::api::{BackendLine, CommandError, InstanceRoute, JobRoutes, Pair, Policy, RouteLine};
 use crate::tables::low32;
 use crate::tables::region::{Backend, BackendRef, Location};
 use crate::tables::routes::{BackendSet, Members, Route, set_cells, write_set};
@@ -575,6 +575,27 @@ impl Controller {
                 );
             }
         }
+    }
+
+    pub(crate) fn backend_lines(&self) -> Vec<BackendLine> {
+        let line = |name: &String, reference: BackendRef, instance: &InstanceRoute| {
+            let place = |v4| self.backend_line(reference, v4);
+            Some(BackendLine {
+                backend: reference.id,
+                job: name.clone(),
+                instance: instance.number,
+                namespace: instance.namespace,
+                via: place(true).or_else(|| place(false))?.2,
+            })
+        };
+        self.jobs
+            .iter()
+            .flat_map(|(name, job)| {
+                job.instances
+                    .iter()
+                    .filter_map(move |(_, reference, instance)| line(name, *reference, instance))
+            })
+            .collect()
     }
 
     pub(super) fn route_lines(&self) -> Vec<RouteLine> {

@@ -5,6 +5,7 @@
 //! waits for it.
 
 mod attachments;
+mod ethdevs;
 mod jobs;
 mod paths;
 mod queries;
@@ -15,14 +16,19 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
+use dpdk::Mempool;
 use kernel_port::{AccessGroup, Waker};
 use net::address::Address;
 
+use crate::access::Changer;
 use crate::api::{
-    Attachment, CommandError, Count, Event, FlowLine, JobRoutes, NextHop, RouteLine, Stats, Subnet,
+    Attachment, BackendLine, CommandError, Count, Event, FlowLine, JobRoutes, NextHop, PortLine,
+    RouteLine, Stats, Subnet,
 };
 use crate::clock;
 use crate::counters::{Counter, Counters, Group};
+use crate::observe::capture::{Capture, CaptureOptions};
+use crate::observe::trace::{Trace, TraceFilter};
 use crate::tables::arena::Allocator;
 use crate::tables::flows::Shard;
 use crate::tables::region::BackendRef;
@@ -56,7 +62,7 @@ type Reply<T> = SyncSender<Result<T, CommandError>>;
 pub enum Command {
     Subnets(Vec<Subnet>, Reply<()>),
     HostInstance(crate::api::Pair, Reply<()>),
-    Attach(Box<Attachment>, Reply<()>),
+    Attach(Box<Attachment>, Reply<u32>),
     Detach(u32, Reply<bool>),
     SetJob(JobRoutes, Reply<()>),
     ForgetJob(String, Reply<()>),
@@ -66,6 +72,10 @@ pub enum Command {
     Routes(Reply<Vec<RouteLine>>),
     Flows(usize, Reply<Vec<FlowLine>>),
     JobIdle(Reply<Vec<(String, Duration)>>),
+    Ports(Reply<Vec<PortLine>>),
+    Backends(Reply<Vec<BackendLine>>),
+    Capture(CaptureOptions, Reply<Capture>),
+    Trace(TraceFilter, Reply<Trace>),
     Stop(Reply<()>),
 }
 
@@ -76,6 +86,8 @@ pub struct WorkerLink {
     pub counters: Arc<Counters>,
     /// Wakes it.
     pub waker: Waker,
+    /// Its ethdev access ports.
+    pub changer: Changer,
 }
 
 /// The control thread's state.
@@ -105,6 +117,9 @@ pub struct Controller {
     next_service: u32,
     free_services: Vec<u32>,
     attached: HashMap<u32, Attached>,
+    /// Where ethdev access ports receive into; none where there is no worker to poll them.
+    small: Option<Mempool>,
+    next_ethdev: u32,
     next_slot: u32,
     free_slots: Vec<u32>,
     /// Slots, backends and services that rest until every worker has passed the epoch.
@@ -152,6 +167,8 @@ impl Controller {
             next_service: 0,
             free_services: Vec::new(),
             attached: HashMap::new(),
+            small: None,
+            next_ethdev: 0,
             next_slot: 1,
             free_slots: Vec::new(),
             resting: VecDeque::new(),
@@ -162,6 +179,13 @@ impl Controller {
         };
         controller.take_over();
         controller
+    }
+
+    /// With this pool, ethdev access ports can be plugged in.
+    #[must_use]
+    pub fn with_ethdevs(mut self, small: Mempool) -> Self {
+        self.small = Some(small);
+        self
     }
 
     /// Runs until told to stop, or until everyone who could send is gone.
@@ -234,7 +258,22 @@ impl Controller {
             Command::Routes(reply) => drop(reply.send(Ok(self.route_lines()))),
             Command::Flows(limit, reply) => drop(reply.send(Ok(self.flow_lines(limit)))),
             Command::JobIdle(reply) => drop(reply.send(Ok(self.job_idle()))),
-            Command::Stop(reply) => return Some(reply),
+            Command::Ports(reply) => drop(reply.send(Ok(self.port_lines()))),
+            Command::Backends(reply) => drop(reply.send(Ok(self.backend_lines()))),
+            Command::Capture(options, reply) => {
+                let capture = Capture::begin(Arc::clone(&self.tables), &options);
+                self.wake_all();
+                drop(reply.send(capture));
+            }
+            Command::Trace(filter, reply) => {
+                let trace = Trace::begin(Arc::clone(&self.tables), filter);
+                self.wake_all();
+                drop(reply.send(trace));
+            }
+            Command::Stop(reply) => {
+                self.tables.observation.close();
+                return Some(reply);
+            }
         }
         None
     }
@@ -243,9 +282,13 @@ impl Controller {
     pub(crate) fn publish(&mut self) {
         if std::mem::take(&mut self.dirty) {
             self.tables.bump_version();
-            for worker in &self.workers {
-                worker.waker.wake();
-            }
+            self.wake_all();
+        }
+    }
+
+    fn wake_all(&self) {
+        for worker in &self.workers {
+            worker.waker.wake();
         }
     }
 

@@ -8,6 +8,7 @@ use net::packet::{Protocol, Version};
 
 use super::{GATEWAY_MAC, Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
+use crate::observe::trace::Note;
 
 /// ICMP errors in a second, and in one go.
 const RATE: u32 = 1000;
@@ -56,6 +57,7 @@ impl<O: Output> Pipeline<'_, O> {
         if let Some(mut reply) = self.small.alloc() {
             let written = answer::tcp_reset(reply.spare_mut(), packet.mbuf.data(), &packet.headers);
             if written.is_ok_and(|length| reply.set_len(length)) {
+                self.note(&packet.mbuf, Note::Answered { reset: true });
                 self.send_back(reply, &packet);
             }
         }
@@ -89,6 +91,7 @@ impl<O: Output> Pipeline<'_, O> {
             failure,
         );
         if written.is_ok_and(|length| reply.set_len(length)) {
+            self.note(&packet.mbuf, Note::Answered { reset: false });
             self.send_back(reply, packet);
         }
     }

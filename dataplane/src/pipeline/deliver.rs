@@ -10,6 +10,7 @@ use super::fragments::Decision;
 use super::semantic::tuple;
 use super::{GATEWAY_MAC, Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
+use crate::observe::trace::Note;
 use crate::plan::{Range, range};
 use crate::tables::region::Location;
 use crate::tables::routes::Route;
@@ -50,6 +51,7 @@ impl<O: Output> Pipeline<'_, O> {
         if let Some((place, reference, dialled)) = self.shard.reverse(&tuple(&packet), self.now) {
             self.shard.touch(place, packet.headers.tcp_flags, self.now);
             self.time_handshake(&packet, place, reference, true);
+            self.note_restored(&mut packet, dialled);
             if !Self::set_source(&mut packet, dialled) {
                 return self.drop(packet.mbuf, Counter::Malformed);
             }
@@ -78,6 +80,7 @@ impl<O: Output> Pipeline<'_, O> {
         let ethertype = packet.ethertype();
         let Packet { mut mbuf, .. } = packet;
         if Self::frame(&mut mbuf, Mac(port.mac), GATEWAY_MAC, ethertype) {
+            self.note(&mbuf, Note::SentAccess(port.ifindex));
             self.output.access(mbuf, port.ifindex);
         } else {
             self.drop(mbuf, Counter::NoMbuf);
@@ -86,6 +89,7 @@ impl<O: Output> Pipeline<'_, O> {
 
     /// Passes a packet on to the worker whose flows it concerns.
     pub(super) fn hand_over(&mut self, packet: Packet, worker: u16) {
+        self.note(&packet.mbuf, Note::HandedOver(worker));
         match self.output.hand_over(packet.mbuf, worker) {
             Ok(()) => self.counters.count(Counter::HandedOver),
             Err(mbuf) => self.drop(mbuf, Counter::RingFull),
@@ -99,6 +103,7 @@ impl<O: Output> Pipeline<'_, O> {
         let Some(packet) = self.parse(mbuf, Origin::Host) else {
             return;
         };
+        self.note(&packet.mbuf, Note::TakenOver);
         let destination = packet.headers.destination;
         match self.tables.route(destination) {
             Some(Route::Local(slot)) => self.deliver(packet, slot),
@@ -132,6 +137,7 @@ impl<O: Output> Pipeline<'_, O> {
         let Packet { mut mbuf, .. } = packet;
         let mac = self.output.host_mac();
         if Self::frame(&mut mbuf, mac, GATEWAY_MAC, ethertype) {
+            self.note(&mbuf, Note::SentHost);
             self.output.host(mbuf);
         } else {
             self.drop(mbuf, Counter::NoMbuf);

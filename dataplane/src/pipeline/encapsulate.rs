@@ -13,6 +13,7 @@ use net::{ecn, finish, ipv4, mss};
 
 use super::{Output, Packet, Pipeline};
 use crate::counters::Counter;
+use crate::observe::trace::Note;
 use crate::tables::low32;
 use crate::tables::region::Location;
 use crate::tunnel::{self, Cut};
@@ -100,6 +101,7 @@ impl<O: Output> Pipeline<'_, O> {
         if packet.headers.total_len > usize::from(path) {
             return self.encapsulate_long(packet, to, tos, path);
         }
+        self.note(&packet.mbuf, Note::SentTunnel(to.0, to.1));
         self.output.tunnel(packet.mbuf, to, tos);
     }
 
@@ -117,11 +119,12 @@ impl<O: Output> Pipeline<'_, O> {
         let cut = tunnel::cut(&packet.mbuf, &packet.headers, size, self.small, |piece| {
             output.tunnel(piece, to, tos);
         });
-        self.account(cut);
+        self.account(self.followed(&packet.mbuf), to, cut);
     }
 
     // One packet came in; each piece that left or was lost beyond it was made here.
-    fn account(&self, cut: Cut) {
+    fn account(&self, followed: u64, to: Endpoint, cut: Cut) {
+        self.note_cut(followed, to, cut);
         match cut.failure {
             None => self
                 .counters
@@ -137,8 +140,9 @@ impl<O: Output> Pipeline<'_, O> {
     /// A packet, checksums finished, that is longer than the path.
     #[cold]
     fn encapsulate_long(&mut self, packet: Packet, to: Endpoint, tos: u8, path: u16) {
+        let followed = self.followed(&packet.mbuf);
         let cut = self.send_long(packet.mbuf, &packet.headers, (to, tos), path);
-        self.account(cut);
+        self.account(followed, to, cut);
     }
 
     /// Several datagrams in one packet, of which each is longer than the path (the last one maybe not).
@@ -164,10 +168,11 @@ impl<O: Output> Pipeline<'_, O> {
             all.pieces += sent.pieces;
             all.failure = all.failure.or(sent.failure);
         });
-        self.account(Cut {
+        let all = Cut {
             pieces: all.pieces,
             failure: all.failure.or(cut.failure),
-        });
+        };
+        self.account(self.followed(&packet.mbuf), to, all);
     }
 
     // Sends one packet, in fragments if it is too long; how many pieces that were.

@@ -68,6 +68,7 @@ impl<O: Output> Pipeline<'_, O> {
         self.tables.mark_used(id, self.now);
         let inside = AddressChange::new(quoted.source, to, quoted.destination, own);
         let outside = AddressChange::new(source, own, destination, to);
+        self.note_translation(&mut packet, own, to);
         let (Some(inside), Some(outside)) = (inside, outside) else {
             return self.drop(packet.mbuf, Counter::Malformed);
         };
@@ -131,6 +132,11 @@ impl<O: Output> Pipeline<'_, O> {
         // An error does not keep a flow alive (RFC 5508 section 4.2).
         let flow = self.shard.reverse(&answered(&sent), self.now);
         let shown = flow.map_or(peer, |(_, _, dialled)| dialled);
+        let about = Quoted {
+            destination: shown,
+            ..sent
+        };
+        self.note_error(&mut packet, &about);
         let inside = AddressChange::new(quoted.source, own, quoted.destination, shown);
         let changed = inside.is_some_and(|change| {
             change

@@ -13,6 +13,7 @@ use net::rewrite::AddressChange;
 
 use super::{Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
+use crate::observe::trace::Note;
 use crate::tables::region::Location;
 
 /// Datagrams under way at once.
@@ -142,6 +143,7 @@ impl<O: Output> Pipeline<'_, O> {
         if self.fragments.held.len() >= HELD {
             return self.drop(packet.mbuf, Counter::FragmentsFull);
         }
+        self.note(&packet.mbuf, Note::Held);
         let until = self.fragments.clock + PATIENCE_MS;
         self.fragments.held.push_back(Held {
             key,
@@ -174,6 +176,7 @@ impl<O: Output> Pipeline<'_, O> {
         let Some(mut packet) = self.fit(packet, location).and_then(|p| self.hop(p)) else {
             return;
         };
+        self.note_translation(&mut packet, source, destination);
         let (from, to) = (packet.headers.source, packet.headers.destination);
         let applied = AddressChange::new(from, source, to, destination).is_some_and(|change| {
             change
@@ -200,10 +203,11 @@ impl<O: Output> Pipeline<'_, O> {
         else {
             return self.drop(packet.mbuf, Counter::NotAttached);
         };
-        if let Some(source) = source
-            && !Self::set_source(&mut packet, source)
-        {
-            return self.drop(packet.mbuf, Counter::Malformed);
+        if let Some(source) = source {
+            self.note_restored(&mut packet, source);
+            if !Self::set_source(&mut packet, source) {
+                return self.drop(packet.mbuf, Counter::Malformed);
+            }
         }
         self.hand_to(packet, &port);
     }

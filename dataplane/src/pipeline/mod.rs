@@ -27,6 +27,7 @@ mod from_host;
 mod from_tunnel;
 mod probe;
 mod semantic;
+mod trace;
 mod waiting;
 
 #[cfg(test)]
@@ -41,6 +42,7 @@ use net::packet::{Headers, ParseError, Version};
 use net::rewrite::L4State;
 
 use crate::counters::{Counter, Counters};
+use crate::observe::trace::Tracer;
 use crate::offload::{agrees, l4_state};
 use crate::tables::flows::Shard;
 use crate::tables::{SERVICES, Tables};
@@ -121,6 +123,7 @@ pub struct Pipeline<'a, O> {
     fragments: Fragments,
     budget: Budget,
     round: probe::Round,
+    tracer: Tracer<'a>,
     sweep_at: usize,
     /// Seconds of the machine's monotonic clock.
     now: u32,
@@ -152,6 +155,7 @@ impl<'a, O: Output> Pipeline<'a, O> {
             fragments: Fragments::new(),
             budget: Budget::new(),
             round: probe::Round::default(),
+            tracer: Tracer::new(tables, settings.worker),
             sweep_at: 0,
             now: 0,
             output,
@@ -161,6 +165,7 @@ impl<'a, O: Output> Pipeline<'a, O> {
     /// Tells the time, in milliseconds of the machine's monotonic clock, and does what is due: expired flows end, in
     /// bounded steps; packets that waited go on or are given up.
     pub fn tick(&mut self, milliseconds: u64) {
+        self.tracer.refresh();
         self.now = u32::try_from(milliseconds / 1000).unwrap_or(u32::MAX);
         self.budget.refill(milliseconds);
         self.sweep_at = self.shard.sweep(self.sweep_at, 64, self.now);
@@ -183,6 +188,9 @@ impl<'a, O: Output> Pipeline<'a, O> {
 
     fn drop(&self, mbuf: Mbuf, reason: Counter) {
         self.counters.count(reason);
+        if self.tracer.is_on() {
+            self.note_drop(&mbuf, reason);
+        }
         drop(mbuf);
     }
 
@@ -220,12 +228,14 @@ impl<'a, O: Output> Pipeline<'a, O> {
                     self.drop(mbuf, Counter::NoMbuf);
                     return None;
                 }
-                Some(Packet {
+                let mut packet = Packet {
                     mbuf,
                     headers,
                     state,
                     origin,
-                })
+                };
+                self.note_arrival(&mut packet);
+                Some(packet)
             }
             Err(error) => {
                 self.drop(

@@ -12,10 +12,11 @@ use net::rewrite::AddressChange;
 use super::fragments::Decision;
 use super::{Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
+use crate::observe::trace::Note;
 use crate::policy;
 use crate::tables::flows::Tuple;
 use crate::tables::region::{Backend, BackendRef};
-use crate::tables::routes::{BackendSet, Route};
+use crate::tables::routes::{BackendSet, Members, Route};
 use crate::tables::slots::AccessSlot;
 
 /// A packet's 5-tuple.
@@ -63,6 +64,7 @@ impl<O: Output> Pipeline<'_, O> {
             } else if let Some(backend) = self.tables.region.backend(reference) {
                 self.shard.touch(place, packet.headers.tcp_flags, self.now);
                 self.time_handshake(&packet, place, reference, false);
+                self.note(&packet.mbuf, Note::Flow(reference.id));
                 return self.translate(packet, own, reference.id, &backend);
             } else {
                 self.shard.remove(place);
@@ -75,7 +77,10 @@ impl<O: Output> Pipeline<'_, O> {
         match self.tables.route(packet.headers.destination) {
             Some(Route::Service { service, set }) => self.open(packet, &key, own, service, set),
             Some(Route::Instance(id)) => match self.tables.region.backend_at(id) {
-                Some((_, backend)) => self.translate(packet, own, id, &backend),
+                Some((_, backend)) => {
+                    self.note(&packet.mbuf, Note::Instance(id));
+                    self.translate(packet, own, id, &backend);
+                }
                 None => self.unreachable(packet, Counter::NoBackend),
             },
             Some(Route::Unreachable) => self.unreachable(packet, Counter::Unreachable),
@@ -124,6 +129,12 @@ impl<O: Output> Pipeline<'_, O> {
             if let Ok(place) = self.shard.open(key, reference, &reverse, self.now) {
                 self.time_handshake(&packet, place, reference, false);
                 self.counters.count(Counter::FlowsOpened);
+                let picked = Note::Picked {
+                    policy: set.policy(),
+                    backend: reference.id,
+                    turns: set.len(),
+                };
+                self.note(&packet.mbuf, picked);
                 return self.translate(packet, own, reference.id, &backend);
             }
             if ambiguous.try_push(reference.id).is_err() {
@@ -148,6 +159,7 @@ impl<O: Output> Pipeline<'_, O> {
             return self.drop(packet.mbuf, Counter::Malformed);
         };
         self.tables.mark_used(id, self.now);
+        self.note_translation(&mut packet, own, to);
         let first = self.first_fragment(&packet);
         if change
             .apply(packet.mbuf.data_mut(), &mut packet.headers, packet.state)
@@ -196,6 +208,7 @@ impl<O: Output> Pipeline<'_, O> {
             Some(Route::Namespace(id)) => match self.tables.region.backend_at(id) {
                 Some((_, backend)) => {
                     self.tables.mark_used(id, self.now);
+                    self.note(&packet.mbuf, Note::Namespace(id));
                     if let Some(packet) = self.fit(packet, backend.location) {
                         self.forward(packet, backend.location);
                     }

@@ -8,6 +8,7 @@ mod hostile;
 mod large;
 mod lifetime;
 mod messages;
+mod observed;
 #[path = "../../net/tests/packets/mod.rs"]
 mod packets;
 mod path_mtu;

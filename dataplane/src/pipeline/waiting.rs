@@ -9,6 +9,7 @@ use net::answer::Failure;
 
 use super::{Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
+use crate::observe::trace::Note;
 
 /// Packets that wait at one worker.
 const LIMIT: usize = 512;
@@ -67,6 +68,7 @@ impl<O: Output> Pipeline<'_, O> {
         if same >= LIMIT_PER_ADDRESS || self.waiting.queue.len() >= LIMIT {
             return self.drop(packet.mbuf, Counter::WaitingFull);
         }
+        self.note(&packet.mbuf, Note::Waits(address));
         let until = self.waiting.clock + PATIENCE_MS;
         self.waiting.queue.push_back(Waiter {
             mbuf: packet.mbuf,
@@ -116,6 +118,7 @@ impl<O: Output> Pipeline<'_, O> {
         let Some(packet) = self.parse(waiter.mbuf, waiter.origin) else {
             return;
         };
+        self.note(&packet.mbuf, Note::Resumed);
         match waiter.origin {
             Origin::Access(ifindex) => match self.tables.port(ifindex) {
                 Some(port)

@@ -15,6 +15,7 @@ pub mod slots;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::observe::Observation;
 use arena::Arena;
 use index::Index;
 use net::address::Address;
@@ -55,6 +56,8 @@ pub struct Tables {
     pub hosts: Index,
     /// Grows with each change that a waiting packet may have waited for.
     version: AtomicU64,
+    /// Who wants to see what packets do.
+    pub observation: Observation,
 }
 
 impl Tables {
@@ -75,6 +78,7 @@ impl Tables {
             probed: AtomicU64::new(0),
             hosts: Index::new(12, seed),
             version: AtomicU64::new(0),
+            observation: Observation::new(workers),
         }
     }
 

@@ -29,7 +29,7 @@ fn enter(namespace: &str) {
     nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
 }
 
-fn ip(arguments: &str) {
+pub fn ip(arguments: &str) {
     let output = Command::new("ip")
         .args(arguments.split(' '))
         .output()
@@ -138,15 +138,7 @@ impl Site {
         };
         node.expect("ready");
         for name in order {
-            let mac = within(&self.container(name), || {
-                let output = Command::new("ip")
-                    .args(["-o", "link", "show", "eth0"])
-                    .output()
-                    .unwrap();
-                let text = String::from_utf8(output.stdout).unwrap();
-                text.split("link/ether ").nth(1).unwrap()[..17].to_owned()
-            });
-            node.say(&format!("mac {name} {mac}"));
+            self.tell_mac(&mut node, name);
             node.say(&format!("attach {name}"));
         }
         let space = self.container("node");
@@ -158,6 +150,24 @@ impl Site {
             ));
         }
         node
+    }
+
+    /// Tells the node a container's MAC address.
+    pub fn tell_mac(&self, node: &mut Node, name: &str) {
+        let mac = within(&self.container(name), || {
+            let output = Command::new("ip")
+                .args(["-o", "link", "show", "eth0"])
+                .output()
+                .unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            text.split("link/ether ").nth(1).unwrap()[..17].to_owned()
+        });
+        node.say(&format!("mac {name} {mac}"));
+    }
+
+    /// A file of this site.
+    pub fn path(&self, name: &str) -> String {
+        self.shared.join(name).to_string_lossy().into_owned()
     }
 }
 

@@ -5,8 +5,9 @@ use std::io::BufRead;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dataplane::{
-    Attachment, Config, Dataplane, Event, Handle, Idle, InstanceRoute, JobRoutes, Pair, Policy,
-    ServiceAddress, Stats, Subnet, Uplink,
+    AccessKind, Attachment, Capture, CaptureOptions, CapturePort, Captured, Config, Dataplane,
+    Event, Handle, Idle, InstanceRoute, JobRoutes, Pair, Policy, ServiceAddress, Stats, Subnet,
+    Uplink,
 };
 
 fn pair(subnet: (u8, u16), v4: u8, v6: u16) -> Pair {
@@ -80,14 +81,66 @@ fn attach(handle: &Handle, name: &str, macs: &HashMap<String, [u8; 6]>) {
     let ifindex = nix::net::if_::if_nametoindex(&interface[..]).unwrap();
     handle
         .attach(Attachment {
-            ifindex,
-            interface,
+            port: AccessKind::Packet { ifindex, interface },
             mac: macs[name],
             namespace: namespace(n),
             job: "a.b.service.d".to_owned(),
             number: n.into(),
         })
         .unwrap();
+}
+
+/// A container or VM behind a device; `port N` or why not.
+fn plug(handle: &Handle, n: u8, mac: [u8; 6], devargs: &str) -> String {
+    let attached = handle.attach(Attachment {
+        port: AccessKind::Ethdev {
+            devargs: devargs.to_owned(),
+        },
+        mac,
+        namespace: namespace(n),
+        job: "a.b.service.d".to_owned(),
+        number: n.into(),
+    });
+    match attached {
+        Ok(port) => format!("port {port}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Attaches devices until one is refused; how many, and why.
+fn fill(handle: &Handle) -> String {
+    for n in 0.. {
+        let answer = plug(handle, 3 + n, [2, 0, 0, 0, 0, n], &format!("net_ring{n}"));
+        if !answer.starts_with("port ") {
+            return format!("{n} {answer}");
+        }
+    }
+    String::new()
+}
+
+/// Detaches all devices; how many there were.
+fn drain(handle: &Handle) -> usize {
+    let mut count = 0;
+    for line in handle.ports().unwrap() {
+        if let (CapturePort::Access(port), "ethdev") = (line.port, line.kind) {
+            assert!(handle.detach(port).unwrap());
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Packets that a port received, and was given to send, since `see`.
+fn seen(handle: &Handle, capture: &mut Option<Capture>, name: &str) -> String {
+    let lines = handle.ports().unwrap();
+    let port = lines.iter().find(|line| line.name == name).unwrap().port;
+    let mut packets = Vec::new();
+    capture.take().unwrap().read(&mut packets);
+    let count = |outgoing| {
+        let of = |p: &&Captured| p.port == port && p.outgoing == outgoing;
+        packets.iter().filter(of).count()
+    };
+    format!("{} {}", count(false), count(true))
 }
 
 fn packets(counts: &[dataplane::Count]) -> u64 {
@@ -99,8 +152,28 @@ fn event(stats: &Stats, name: &str) -> u64 {
     found.map_or(0, |c| c.packets)
 }
 
-fn command(handle: &Handle, macs: &mut HashMap<String, [u8; 6]>, words: &[&str]) -> String {
+fn command(
+    handle: &Handle,
+    macs: &mut HashMap<String, [u8; 6]>,
+    capture: &mut Option<Capture>,
+    words: &[&str],
+) -> String {
     match words {
+        ["plug", name, devargs] => {
+            let mac = macs.get(*name).copied().unwrap_or([2, 0, 0, 0, 0, 9]);
+            return plug(handle, number(name), mac, devargs);
+        }
+        ["unplug", port] => return handle.detach(port.parse().unwrap()).unwrap().to_string(),
+        ["fill"] => return fill(handle),
+        ["drain"] => return drain(handle).to_string(),
+        ["see"] => {
+            let options = CaptureOptions {
+                port: None,
+                snaplen: 64,
+            };
+            *capture = Some(handle.capture(options).unwrap());
+        }
+        ["seen", name] => return seen(handle, capture, name),
         ["mac", name, mac] => {
             let bytes: Vec<u8> = mac
                 .split(':')
@@ -194,13 +267,14 @@ pub fn run() {
         .unwrap();
     println!("\n> ready");
     let mut macs = HashMap::new();
+    let mut capture = None;
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
         if words == ["stop"] {
             break;
         }
-        let answer = command(&handle, &mut macs, &words);
+        let answer = command(&handle, &mut macs, &mut capture, &words);
         println!("\n> done {answer}");
     }
     dataplane.stop();

@@ -12,7 +12,7 @@ fn parsed(packet: &[u8]) -> Headers {
 }
 
 /// "Port unreachable" from `source` to `destination` about a packet.
-fn port_unreachable(source: &str, destination: &str, about: &[u8]) -> Vec<u8> {
+pub fn port_unreachable(source: &str, destination: &str, about: &[u8]) -> Vec<u8> {
     let mut packet = Vec::new();
     if source.contains(':') {
         etherparse::PacketBuilder::ipv6(

@@ -10,7 +10,7 @@ use net::Address;
 use net::ethernet::{EtherType, HEADER_LEN, Header, Mac};
 
 use super::packets::{Kind, Spec, assert_right};
-use crate::api::{Attachment, Event, JobRoutes, Pair, Subnet};
+use crate::api::{AccessKind, Attachment, Event, JobRoutes, Pair, Subnet};
 use crate::control::{Controller, WorkerLink};
 use crate::counters::{Counter, Counters, Group};
 use crate::pipeline::{GATEWAY_MAC, Output, Pipeline, Settings};
@@ -138,6 +138,7 @@ pub struct Node {
     pub counters: Vec<Arc<Counters>>,
     pub clock: u64,
     pub tables: &'static Tables,
+    pub shared: Arc<Tables>,
     pub pool: &'static Mempool,
     joiner: Joiner<(Address, u8)>,
     _ports: Vec<AccessPort>,
@@ -203,11 +204,12 @@ impl Node {
             .map(|_| WorkerLink {
                 counters: Arc::new(Counters::default()),
                 waker: waker.clone(),
+                changer: crate::access::changes().0,
             })
             .collect();
         let counters: Vec<Arc<Counters>> = links.iter().map(|l| Arc::clone(&l.counters)).collect();
         let listener = Box::new(|_: Event| {});
-        let control = Controller::new(tables, access, links, listener, String::new());
+        let control = Controller::new(Arc::clone(&tables), access, links, listener, String::new());
         let workers = (0..workers)
             .map(|n| {
                 let counters: &'static Counters = Box::leak(Box::new(Arc::clone(&counters[n])));
@@ -224,6 +226,7 @@ impl Node {
             counters,
             clock: 1_000_000,
             tables: borrowed,
+            shared: Arc::clone(&tables),
             pool,
             joiner: Joiner::new(),
             _ports: ports,
@@ -246,8 +249,10 @@ impl Node {
     pub fn attach(&mut self, ifindex: u32, namespace: Pair) {
         self.control
             .attach(Attachment {
-                ifindex,
-                interface: format!("veth{ifindex}"),
+                port: AccessKind::Packet {
+                    ifindex,
+                    interface: format!("veth{ifindex}"),
+                },
                 mac: mac(ifindex).0,
                 namespace,
                 job: String::new(),

@@ -1,0 +1,360 @@
+//! The access role: towards containers and VMs. Two kinds play it behind one face, side by side: one packet socket for
+//! all veth ends, and an ethdev for each VM (`net_vhost`) or whatever a benchmark plugs in.
+//!
+//! An ethdev port is plugged in and out while packets pass. Its queues go to the worker that owns the container through
+//! a channel that the worker looks into when a flag says so, and come back the same way before the port is closed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+
+use dpdk::{Burst, L4Checksum, Mbuf, Mempool, Offload, RxQueue, Segment, TxQueue};
+use kernel_port::{AccessPort, Sent};
+use net::ethernet;
+use net::finish;
+use net::packet::Headers;
+
+use crate::tunnel;
+
+/// Numbers of ethdev access ports have this bit; interface indexes, positive C integers, never do. One number space
+/// for both, so that a slot's `ifindex` names either.
+pub const ETHDEV: u32 = 1 << 31;
+
+/// Whether a port of this number is an ethdev.
+#[inline(always)]
+#[must_use]
+pub const fn is_ethdev(number: u32) -> bool {
+    number & ETHDEV != 0
+}
+
+/// Packets that wait for a flush, and that one poll of a port takes.
+const BURST: usize = 64;
+/// Ports that DPDK has room for.
+const PORTS_MAX: usize = 32;
+/// Further tries when a port takes only some of a burst.
+const RETRIES: usize = 4;
+
+/// One worker's queues of an ethdev access port.
+#[derive(Debug)]
+pub struct Plugged {
+    number: u32,
+    rx: RxQueue,
+    tx: TxQueue,
+    takes_chains: bool,
+    /// Bytes of a frame at most, Ethernet header included.
+    longest: usize,
+    small: Mempool,
+    inbox: Burst<BURST>,
+    outbox: Burst<BURST>,
+    sent: Sent,
+    pieces: usize,
+}
+
+/// What a port that is plugged in can do.
+#[derive(Clone, Copy, Debug)]
+pub struct Abilities {
+    /// It sends packets of several segments.
+    pub takes_chains: bool,
+    /// Its MTU, in bytes of an IP packet.
+    pub mtu: u16,
+}
+
+/// What became of frames that were pushed since the flush before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flushed {
+    /// Sent or not.
+    pub sent: Sent,
+    /// Pieces beyond the first of frames that had to be cut.
+    pub pieces: usize,
+}
+
+impl Plugged {
+    /// A port's queues under its number.
+    #[must_use]
+    pub fn new(
+        number: u32,
+        queues: (RxQueue, TxQueue),
+        abilities: Abilities,
+        small: Mempool,
+    ) -> Self {
+        let (rx, tx) = queues;
+        Self {
+            number,
+            rx,
+            tx,
+            takes_chains: abilities.takes_chains,
+            longest: usize::from(abilities.mtu) + ethernet::HEADER_LEN,
+            small,
+            inbox: Burst::new(),
+            outbox: Burst::new(),
+            sent: Sent::default(),
+            pieces: 0,
+        }
+    }
+
+    #[inline]
+    fn receive(&mut self, sink: &mut impl FnMut(Mbuf, u32)) -> usize {
+        let count = self.rx.burst(&mut self.inbox);
+        for frame in self.inbox.drain() {
+            sink(frame, self.number);
+        }
+        count
+    }
+
+    #[inline]
+    fn push(&mut self, frame: Mbuf) {
+        let plain = frame.offload() == Offload::default()
+            && (self.takes_chains || frame.segment_count() == 1)
+            && frame.pkt_len() <= self.longest;
+        if plain {
+            self.queue(frame);
+        } else {
+            self.finish(frame);
+        }
+    }
+
+    fn queue(&mut self, frame: Mbuf) {
+        if let Err(frame) = self.outbox.push(frame) {
+            self.send();
+            if self.outbox.push(frame).is_err() {
+                self.sent.dropped += 1;
+            }
+        }
+    }
+
+    /// What the device does not do by itself: checksums are finished, what stands for several packets is cut, chains
+    /// are copied together. Ports by DPDK promise too different things here to leave it to them.
+    #[cold]
+    fn finish(&mut self, mut frame: Mbuf) {
+        let Some(&ethernet) = frame.data().first_chunk::<{ ethernet::HEADER_LEN }>() else {
+            self.sent.dropped += 1;
+            return;
+        };
+        let offload = frame.offload();
+        if offload == Offload::default() {
+            return self.queue_whole(frame);
+        }
+        let headers = frame
+            .advance(ethernet::HEADER_LEN)
+            .then(|| Headers::parse(frame.data(), frame.pkt_len()).ok())
+            .flatten();
+        let Some(headers) = headers else {
+            self.sent.dropped += 1;
+            return;
+        };
+        let (Segment::Tcp { mss: size } | Segment::Udp { size }) = offload.segment else {
+            let finished = offload.checksum == L4Checksum::Complete
+                || finish::partial(&headers, frame.segments())
+                    .is_ok_and(|sum| sum.write(frame.data_mut()).is_ok());
+            frame.set_offload(Offload::default());
+            return match frame.prepend(ethernet::HEADER_LEN) {
+                Some(front) if finished => {
+                    front.copy_from_slice(&ethernet);
+                    self.queue_whole(frame);
+                }
+                _ => self.sent.dropped += 1,
+            };
+        };
+        let small = self.small.clone();
+        let cut = tunnel::cut(&frame, &headers, size, &small, |mut piece| {
+            match piece.prepend(ethernet::HEADER_LEN) {
+                Some(front) => {
+                    front.copy_from_slice(&ethernet);
+                    self.queue_whole(piece);
+                }
+                None => self.sent.dropped += 1,
+            }
+        });
+        match cut.failure {
+            None => self.pieces += cut.pieces.saturating_sub(1),
+            // One piece more was due, which stands for all that is lost.
+            Some(_) => {
+                self.pieces += cut.pieces;
+                self.sent.dropped += 1;
+            }
+        }
+    }
+
+    /// A finished frame, in one segment where the port wants that.
+    fn queue_whole(&mut self, frame: Mbuf) {
+        if frame.pkt_len() > self.longest {
+            self.sent.dropped += 1;
+            return;
+        }
+        if self.takes_chains || frame.segment_count() == 1 {
+            return self.queue(frame);
+        }
+        let copy = self.small.alloc().and_then(|mut copy| {
+            let room = copy.append(frame.pkt_len())?;
+            frame.copy_out(0, room).then_some(copy)
+        });
+        match copy {
+            Some(copy) => self.queue(copy),
+            None => self.sent.dropped += 1,
+        }
+    }
+
+    fn send(&mut self) {
+        let waiting = self.outbox.len();
+        let mut sent = 0;
+        for _ in 0..=RETRIES {
+            sent += self.tx.burst(&mut self.outbox);
+            if self.outbox.is_empty() {
+                break;
+            }
+        }
+        self.outbox.clear();
+        self.sent += Sent {
+            sent,
+            dropped: waiting - sent,
+        };
+    }
+}
+
+/// What the control thread tells a worker about its ethdev access ports.
+#[derive(Debug)]
+pub enum Change {
+    /// Poll this one, too.
+    Plug(Box<Plugged>),
+    /// Give this one's queues back: they are dropped by who takes them, not by the worker.
+    Unplug(u32, SyncSender<Option<Box<Plugged>>>),
+}
+
+/// Changes that may wait; one more and the control thread waits.
+const CHANGES: usize = 64;
+
+/// The control thread's end of a worker's changes.
+#[derive(Clone, Debug)]
+pub struct Changer {
+    changes: SyncSender<Change>,
+    pending: Arc<AtomicBool>,
+}
+
+/// The worker's end.
+#[derive(Debug)]
+pub struct Changes {
+    changes: Receiver<Change>,
+    pending: Arc<AtomicBool>,
+}
+
+/// Both ends.
+#[must_use]
+pub fn changes() -> (Changer, Changes) {
+    let (sender, receiver) = sync_channel(CHANGES);
+    let pending = Arc::new(AtomicBool::new(false));
+    let changer = Changer {
+        changes: sender,
+        pending: Arc::clone(&pending),
+    };
+    let changes = Changes {
+        changes: receiver,
+        pending,
+    };
+    (changer, changes)
+}
+
+impl Changer {
+    /// Tells the worker, which must be woken then; false when it has ended (its queues are free then).
+    pub fn tell(&self, change: Change) -> bool {
+        let told = self.changes.send(change).is_ok();
+        self.pending.store(true, Ordering::Release);
+        told
+    }
+}
+
+/// One worker's access ports.
+pub struct Access {
+    kernel: AccessPort,
+    #[allow(clippy::vec_box)]
+    // it comes and goes as one pointer; the control thread allocates and frees it
+    plugged: Vec<Box<Plugged>>,
+    changes: Changes,
+    /// Of ports that are not there any more.
+    gone: Flushed,
+}
+
+impl Access {
+    /// The packet socket alone, until a change says otherwise.
+    #[must_use]
+    pub fn new(kernel: AccessPort, changes: Changes) -> Self {
+        Self {
+            kernel,
+            plugged: Vec::with_capacity(PORTS_MAX),
+            changes,
+            gone: Flushed::default(),
+        }
+    }
+
+    /// Follows the control thread's changes, if there are any.
+    #[inline(always)]
+    pub fn follow(&mut self) {
+        if self.changes.pending.load(Ordering::Relaxed) {
+            self.change();
+        }
+    }
+
+    #[cold]
+    fn change(&mut self) {
+        self.changes.pending.store(false, Ordering::Release);
+        loop {
+            match self.changes.changes.try_recv() {
+                Ok(Change::Plug(port)) => self.plugged.push(port),
+                Ok(Change::Unplug(number, reply)) => {
+                    let at = self.plugged.iter().position(|port| port.number == number);
+                    let mut port = at.map(|at| self.plugged.swap_remove(at));
+                    if let Some(port) = &mut port {
+                        port.send();
+                        self.gone.sent += std::mem::take(&mut port.sent);
+                        self.gone.pieces += std::mem::take(&mut port.pieces);
+                    }
+                    // Nobody waits any more: the queues go with the port, here.
+                    let _ = reply.try_send(port);
+                }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Whether all ports have a descriptor to sleep on.
+    #[inline]
+    #[must_use]
+    pub fn has_descriptors(&self) -> bool {
+        self.plugged.is_empty()
+    }
+
+    /// Hands what has arrived to `sink`, a burst of each port at most; how much that was.
+    #[inline]
+    pub fn receive(&mut self, limit: usize, sink: &mut impl FnMut(Mbuf, u32)) -> usize {
+        let mut count = self.kernel.receive(limit, sink);
+        for port in &mut self.plugged {
+            count += port.receive(sink);
+        }
+        count
+    }
+
+    /// Queues a frame for a port.
+    #[inline]
+    pub fn push(&mut self, frame: Mbuf, number: u32) {
+        if !is_ethdev(number) {
+            return self.kernel.push(frame, number);
+        }
+        match self.plugged.iter_mut().find(|port| port.number == number) {
+            Some(port) => port.push(frame),
+            None => self.gone.sent.dropped += 1,
+        }
+    }
+
+    /// Sends what is queued.
+    pub fn flush(&mut self) -> Flushed {
+        let mut flushed = std::mem::take(&mut self.gone);
+        flushed.sent += self.kernel.flush();
+        for port in &mut self.plugged {
+            if !port.outbox.is_empty() {
+                port.send();
+            }
+            flushed.sent += std::mem::take(&mut port.sent);
+            flushed.pieces += std::mem::take(&mut port.pieces);
+        }
+        flushed
+    }
+}
