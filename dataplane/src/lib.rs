@@ -16,6 +16,7 @@
 //! | [`control`] | the single writer |
 //! | [`worker`] | a worker lcore's loop |
 //! | [`runtime`] | start and stop |
+//! | [`writer`] | the single writer without its thread |
 
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,7 @@ pub mod tables;
 pub mod tunnel;
 pub mod uplink;
 mod worker;
+pub mod writer;
 
 pub use api::*;
 pub use handle::Handle;
