@@ -12,6 +12,7 @@ use dpdk::{Eal, EalOptions, Memory, Mempool, Port, PortConfig, Ring};
 use kernel_port::{AccessGroup, KernelPortError, Pools, TapPort, TunnelPort, Waiter};
 
 use crate::api::{Config, Event, StartError, Uplink as UplinkKind};
+use crate::asleep::Asleep;
 use crate::clock;
 use crate::control::{Controller, Message, WorkerLink};
 use crate::counters::Counters;
@@ -238,7 +239,7 @@ impl Dataplane {
             neighbours.push(Neighbour {
                 ring,
                 waker: waiter.waker(),
-                asleep: Arc::default(),
+                asleep: Asleep::new(),
             });
             receivers.push(receiver);
             waiters.push(waiter);

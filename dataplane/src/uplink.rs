@@ -5,7 +5,7 @@
 //! control plane reads out of the kernel's tables and keeps current.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use dpdk::{Burst, Mbuf, Mempool, RxQueue, TxQueue};
 use kernel_port::{Sent, TunnelPort};
@@ -16,6 +16,7 @@ use net::packet::{Fragment, Headers, Protocol};
 use net::{ipv4, ipv6, udp};
 
 use crate::api::NextHop;
+use crate::sync::AtomicU64;
 use crate::tables::{Tables, halves, join};
 
 const HOPS: u8 = 64;

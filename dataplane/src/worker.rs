@@ -1,7 +1,7 @@
 //! A worker lcore's loop: poll the ports, run the pipeline, flush, and sleep when there is nothing to do.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use net::address::Address;
 use net::ethernet::Mac;
 
 use crate::api::Idle;
+use crate::asleep::Asleep;
 use crate::clock;
 use crate::control::Message;
 use crate::counters::{Counter, Counters};
@@ -38,8 +39,8 @@ pub struct Neighbour {
     pub ring: RingSender<Mbuf>,
     /// Wakes it.
     pub waker: Waker,
-    /// True while it sleeps.
-    pub asleep: Arc<AtomicBool>,
+    /// Up while it sleeps.
+    pub asleep: Asleep,
 }
 
 /// What a worker is made of.
@@ -145,9 +146,7 @@ impl Ports<'_> {
         // What the ring does not take is lost here rather than delaying everyone else's packets.
         self.counters.add(Counter::RingFull, burst.len());
         burst.clear();
-        // The ring must be seen filled by a worker that is about to sleep; pairs with the fence before its last look.
-        fence(Ordering::SeqCst);
-        if neighbour.asleep.load(Ordering::Relaxed) {
+        if neighbour.asleep.must_be_woken() {
             neighbour.waker.wake();
         }
     }
@@ -164,23 +163,6 @@ impl Ports<'_> {
             self.counters.add(counter, sent.sent);
             self.counters.add(Counter::PortRefused, sent.dropped);
         }
-    }
-}
-
-/// A flag that is raised while its owner sleeps.
-struct Asleep<'a>(&'a AtomicBool);
-
-impl<'a> Asleep<'a> {
-    fn raise(flag: &'a AtomicBool) -> Self {
-        flag.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        Self(flag)
-    }
-}
-
-impl Drop for Asleep<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -205,7 +187,7 @@ impl Worker {
         let asleep = self
             .neighbours
             .get(me)
-            .map(|n| Arc::clone(&n.asleep))
+            .map(|n| n.asleep.clone())
             .unwrap_or_default();
         let ports = Ports {
             tables: &tables,
@@ -298,7 +280,7 @@ impl Worker {
             // Nothing to do: sleep until a port or another worker has something.
             tables.quiescence.sleep(me);
             {
-                let _asleep = Asleep::raise(&asleep);
+                let _raised = asleep.raise();
                 if inbox.dequeue_burst(&mut handed_over) == 0 {
                     counters.count(Counter::Sleeps);
                     let patience = match (has_descriptor, pipeline.waiting()) {

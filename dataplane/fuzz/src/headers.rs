@@ -141,7 +141,9 @@ fn another_parser(l3: &[u8], headers: &Headers) {
     assert_eq!(Address::from(ip.source_addr()), headers.source);
     assert_eq!(Address::from(ip.destination_addr()), headers.destination);
     let payload = ip.payload();
-    if payload.ip_number.0 != headers.protocol.0 || payload.ip_number == IpNumber::AUTHENTICATION_HEADER {
+    if payload.ip_number.0 != headers.protocol.0
+        || payload.ip_number == IpNumber::AUTHENTICATION_HEADER
+    {
         // It goes on into what is opaque here (authentication headers), or stops earlier.
         return;
     }

@@ -399,7 +399,7 @@ impl<'a> Node<'a> {
                 let n = usize::try_from(ifindex - plan::ifindex(0)).unwrap();
                 let ethernet = Header::parse(&sent.bytes).unwrap();
                 let advertises = headers.protocol == Protocol::ICMPV6
-                    && packet[usize::from(headers.l4_offset)] == 136;
+                    && packet.get(usize::from(headers.l4_offset)) == Some(&136);
                 if advertises && back {
                     return;
                 }
