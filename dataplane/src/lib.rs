@@ -17,12 +17,15 @@
 //! | [`counters`] | what happened to every packet |
 //! | [`control`] | the single writer |
 //! | [`worker`] | a worker lcore's loop |
+//! | [`asleep`] | whom to wake |
 //! | [`runtime`] | start and stop |
+//! | [`writer`] | the single writer without its thread |
 
 #![forbid(unsafe_code)]
 
 mod access;
 pub mod api;
+pub mod asleep;
 mod clock;
 mod control;
 pub mod counters;
@@ -34,10 +37,12 @@ pub mod pipeline;
 pub mod plan;
 pub mod policy;
 pub mod runtime;
+mod sync;
 pub mod tables;
 pub mod tunnel;
 pub mod uplink;
 mod worker;
+pub mod writer;
 
 pub use api::*;
 pub use handle::Handle;

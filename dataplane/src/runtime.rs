@@ -13,6 +13,7 @@ use kernel_port::{AccessGroup, KernelPortError, Pools, TapPort, TunnelPort, Wait
 
 use crate::access::{Access, changes};
 use crate::api::{Config, Event, PortLine, StartError, Uplink as UplinkKind};
+use crate::asleep::Asleep;
 use crate::clock;
 use crate::control::{Controller, Message, WorkerLink};
 use crate::counters::Counters;
@@ -260,7 +261,7 @@ impl Dataplane {
             neighbours.push(Neighbour {
                 ring,
                 waker: waiter.waker(),
-                asleep: Arc::default(),
+                asleep: Asleep::new(),
             });
             receivers.push(receiver);
             waiters.push(waiter);

@@ -12,7 +12,7 @@ mod report;
 mod tests;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use dpdk::{Burst, Mbuf, Mempool, RxQueue, TxQueue};
@@ -23,6 +23,7 @@ use net::packet::{Headers, Icmp};
 
 use crate::api::NextHop;
 use crate::observe::capture::{CapturePort, Eye};
+use crate::sync::AtomicU64;
 use crate::tables::{Tables, halves, join, low32};
 use crate::tunnel;
 

@@ -1,7 +1,7 @@
 //! A worker lcore's loop: poll the ports, run the pipeline, flush, and sleep when there is nothing to do.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use net::ethernet::Mac;
 
 use crate::access::Access;
 use crate::api::Idle;
+use crate::asleep::Asleep;
 use crate::clock;
 use crate::control::Message;
 use crate::counters::{Counter, Counters};
@@ -44,8 +45,8 @@ pub struct Neighbour {
     pub ring: RingSender<Mbuf>,
     /// Wakes it.
     pub waker: Waker,
-    /// True while it sleeps.
-    pub asleep: Arc<AtomicBool>,
+    /// Up while it sleeps.
+    pub asleep: Asleep,
 }
 
 /// What a worker is made of.
@@ -170,9 +171,7 @@ impl Ports<'_> {
         // What the ring does not take is lost here rather than delaying everyone else's packets.
         self.counters.add(Counter::RingFull, burst.len());
         burst.clear();
-        // The ring must be seen filled by a worker that is about to sleep; pairs with the fence before its last look.
-        fence(Ordering::SeqCst);
-        if neighbour.asleep.load(Ordering::Relaxed) {
+        if neighbour.asleep.must_be_woken() {
             neighbour.waker.wake();
         }
     }
@@ -219,23 +218,6 @@ impl Ports<'_> {
     }
 }
 
-/// A flag that is raised while its owner sleeps.
-struct Asleep<'a>(&'a AtomicBool);
-
-impl<'a> Asleep<'a> {
-    fn raise(flag: &'a AtomicBool) -> Self {
-        flag.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        Self(flag)
-    }
-}
-
-impl Drop for Asleep<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
-
 impl Worker {
     /// Runs until told to stop.
     pub fn run(self) {
@@ -257,7 +239,7 @@ impl Worker {
         let asleep = self
             .neighbours
             .get(me)
-            .map(|n| Arc::clone(&n.asleep))
+            .map(|n| n.asleep.clone())
             .unwrap_or_default();
         let ports = Ports {
             tables: &tables,
@@ -370,7 +352,7 @@ impl Worker {
             // Nothing to do: sleep until a port or another worker has something.
             tables.quiescence.sleep(me);
             {
-                let _asleep = Asleep::raise(&asleep);
+                let _raised = asleep.raise();
                 if inbox.dequeue_burst(&mut handed_over) == 0 {
                     counters.count(Counter::Sleeps);
                     let sleeps = uplink_sleeps && pipeline.output.access.has_descriptors();

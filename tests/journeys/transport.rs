@@ -1,76 +1,17 @@
 //! What must pass between containers, across nodes and within one, through every uplink.
 #![allow(clippy::unwrap_used)] // In a test an unwrap is an assertion, in its own functions too.
 
-use std::net::{IpAddr, SocketAddr};
-
-use journeys::container::Container;
 use journeys::demo::traffic::check_spread;
-use journeys::measure::{BULK_PORT, ECHO_PORT, Observer};
+use journeys::measure::{ECHO_PORT, Observer};
 use journeys::node::Uplink;
-use journeys::orchestrator::Table;
+use journeys::scene::Scene;
 use journeys::topology::{Plan, Topology};
 
-const MEGABYTE: u64 = 1_000_000;
-
-/// A client on the first node, and a service with one instance on each of `nodes`.
-struct Scene {
-    client: Container,
-    table: Table,
-    // Last: it takes all down.
-    topology: Topology,
-}
-
-impl Scene {
-    fn new(uplink: Uplink, nodes: &[usize]) -> Scene {
-        let mut topology = Topology::registered(Plan { nodes: 2, uplink }).unwrap();
-        let (web, instances) = topology.deploy("trial.test.web.default", nodes).unwrap();
-        let (own, client) = topology
-            .deploy_client("trial.test.client.default", 0)
-            .unwrap();
-        let mut tables = topology
-            .wait_running(&[(&web, instances.len()), (&own, 1)])
-            .unwrap();
-        Scene {
-            client: client.container,
-            table: tables.remove(0),
-            topology,
-        }
-    }
-
-    fn observer(&mut self) -> Observer<'_> {
-        Observer {
-            container: &mut self.client,
-            run: self.topology.run(),
-            programs: &self.topology.programs,
-        }
-    }
-
-    /// 200 MB each way, every byte compared.
-    fn transfer(&mut self, to: IpAddr) {
-        let target = SocketAddr::new(to, BULK_PORT).to_string();
-        let bytes = (200 * MEGABYTE).to_string();
-        for flags in [&[][..], &["--download"]] {
-            let arguments = [&["--target", &target, "--bytes", &bytes], flags].concat();
-            let report = self
-                .observer()
-                .workload("transfer", &arguments, 120)
-                .unwrap();
-            assert_eq!(report["bytes"], 200 * MEGABYTE);
-        }
-    }
-
-    /// Every size from nothing to 1400 bytes comes back as it was sent.
-    fn echo(&mut self, to: IpAddr, port: u16, more: &[&str]) {
-        let target = SocketAddr::new(to, port).to_string();
-        let arguments = [&["--target", &target], more].concat();
-        let report = self.observer().workload("echo", &arguments, 120).unwrap();
-        assert_eq!(report["lost"].as_array().unwrap().len(), 0, "{report}");
-        assert_eq!(report["wrong"].as_array().unwrap().len(), 0, "{report}");
-    }
-}
+/// 200 MB.
+const MANY: u64 = 200_000_000;
 
 fn everything_passes(uplink: Uplink) {
-    let mut scene = Scene::new(uplink, &[1, 0]);
+    let mut scene = Scene::new(uplink, &[1, 0]).unwrap();
     let places = scene.table.instances.clone();
     let service = scene.table.service_ip;
 
@@ -84,39 +25,45 @@ fn everything_passes(uplink: Uplink) {
             Some(&5),
             "{spread:?}"
         );
-        scene.transfer(place.instance_ip);
-        scene.echo(place.instance_ip, ECHO_PORT, &[]);
-        scene.echo(
-            place.instance_ip,
-            65535,
-            &["--to", "20", "--source-port", "65535"],
-        );
+        scene.transfer(place.instance_ip, MANY).unwrap();
+        scene.echo(place.instance_ip, ECHO_PORT, &[]).unwrap();
+        scene
+            .echo(
+                place.instance_ip,
+                65535,
+                &["--to", "20", "--source-port", "65535"],
+            )
+            .unwrap();
         let by_namespace_ip = scene.observer().requests(place.namespace_ip, 5).unwrap();
         assert_eq!(by_namespace_ip.per_instance.get(&place.number), Some(&5));
     }
-    scene.transfer(service);
-    scene.echo(service, ECHO_PORT, &["--to", "100"]);
+    scene.transfer(service, MANY).unwrap();
+    scene.echo(service, ECHO_PORT, &["--to", "100"]).unwrap();
 }
 
 /// The same over IPv6: picked by the Service IP, and by Instance IP on either node.
 fn ipv6_passes(uplink: Uplink) {
-    let mut scene = Scene::new(uplink, &[1, 0]);
+    let mut scene = Scene::new(uplink, &[1, 0]).unwrap();
     let places = scene.table.instances.clone();
     let service = scene.table.service_ip_v6;
 
     let spread = scene.observer().requests(service, 101).unwrap();
     check_spread(&spread, 2).unwrap();
     for place in &places {
-        scene.transfer(place.instance_ip_v6);
-        scene.echo(place.instance_ip_v6, ECHO_PORT, &["--to", "200"]);
-        scene.echo(
-            place.instance_ip_v6,
-            65535,
-            &["--to", "20", "--source-port", "65535"],
-        );
+        scene.transfer(place.instance_ip_v6, MANY).unwrap();
+        scene
+            .echo(place.instance_ip_v6, ECHO_PORT, &["--to", "200"])
+            .unwrap();
+        scene
+            .echo(
+                place.instance_ip_v6,
+                65535,
+                &["--to", "20", "--source-port", "65535"],
+            )
+            .unwrap();
     }
-    scene.transfer(service);
-    scene.echo(service, ECHO_PORT, &["--to", "100"]);
+    scene.transfer(service, MANY).unwrap();
+    scene.echo(service, ECHO_PORT, &["--to", "100"]).unwrap();
 }
 
 #[test]
@@ -132,10 +79,12 @@ fn ipv6_passes_over_af_packet() {
 /// Datagrams larger than any link come in fragments, and arrive whole.
 #[test]
 fn large_datagrams_arrive_whole() {
-    let mut scene = Scene::new(Uplink::Socket, &[1, 0]);
+    let mut scene = Scene::new(Uplink::Socket, &[1, 0]).unwrap();
     let (v4, v6) = (scene.table.service_ip, scene.table.service_ip_v6);
     for service in [v4, v6] {
-        scene.echo(service, ECHO_PORT, &["--from", "2900", "--to", "3100"]);
+        scene
+            .echo(service, ECHO_PORT, &["--from", "2900", "--to", "3100"])
+            .unwrap();
     }
 }
 

@@ -19,6 +19,7 @@ pub mod node;
 pub mod orchestrator;
 pub mod process;
 pub mod run;
+pub mod scene;
 pub mod services;
 pub mod signals;
 pub mod topology;

@@ -55,6 +55,7 @@ pub struct Node {
     pub underlay: Ipv4Addr,
     folder: PathBuf,
     uplink: Uplink,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -90,6 +91,7 @@ impl Node {
             underlay,
             folder,
             uplink,
+            environment: Vec::new(),
             process: None,
         })
     }
@@ -105,21 +107,28 @@ impl Node {
         fs::write(&file, settings.to_string()).context("writing netcfg.json")
     }
 
+    /// Adds a variable to the Net Manager's environment at its next start.
+    pub fn set_env(&mut self, key: &str, value: &str) {
+        self.environment.push((key.to_owned(), value.to_owned()));
+    }
+
     /// Starts the Net Manager.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(&mut self, run: &Run, programs: &Programs) -> Result<()> {
-        let process = Launch::new(
+        let mut launch = Launch::new(
             &self.id,
             &programs.path("NetManager"),
             &self.namespace,
             Stage::Node,
         )
         .args(self.flags())
-        .args(["run", "--uplink", self.uplink.flag()])
-        .start(run)?;
-        self.process = Some(process);
+        .args(["run", "--uplink", self.uplink.flag()]);
+        for (key, value) in &self.environment {
+            launch = launch.env(key, value);
+        }
+        self.process = Some(launch.start(run)?);
         Ok(())
     }
 

@@ -188,7 +188,22 @@ impl Topology {
     /// # Errors
     /// When a part does not come up or a registration fails.
     pub fn registered(plan: Plan) -> Result<Topology> {
-        let topology = Topology::up(plan)?;
+        Topology::registered_with(plan, |_| Ok(()))
+    }
+
+    /// [`Topology::registered`], with the nodes changed by `prepare` before they start.
+    ///
+    /// # Errors
+    /// When `prepare` fails, a part does not come up or a registration fails.
+    pub fn registered_with(
+        plan: Plan,
+        prepare: impl Fn(&mut [Node]) -> Result<()>,
+    ) -> Result<Topology> {
+        let mut topology = Topology::lay(plan)?;
+        prepare(&mut topology.nodes)?;
+        topology.start_services()?;
+        topology.start_managers()?;
+        topology.start_nodes()?;
         topology.register()?;
         Ok(topology)
     }

@@ -30,6 +30,31 @@ fn make_partial(packet: &mut [u8]) -> Headers {
     headers
 }
 
+/// One piece of a packet without options or extension headers: its payload from `offset` to `end`.
+fn fragment(whole: &[u8], header: usize, offset: usize, end: usize) -> Vec<u8> {
+    let more = header + end < whole.len();
+    let at = u16::try_from(offset).unwrap();
+    let body = &whole[header + offset..header + end];
+    let mut piece = whole[..header].to_vec();
+    if header == 20 {
+        let length = u16::try_from(header + body.len()).unwrap();
+        piece[2..4].copy_from_slice(&length.to_be_bytes());
+        piece[6..8].copy_from_slice(&(at / 8 | u16::from(more) << 13).to_be_bytes());
+        piece[10..12].fill(0);
+        let sum = !checksum::sum(&piece);
+        piece[10..12].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        let length = u16::try_from(8 + body.len()).unwrap();
+        piece[4..6].copy_from_slice(&length.to_be_bytes());
+        let next = std::mem::replace(&mut piece[6], 44);
+        piece.extend_from_slice(&[next, 0]);
+        piece.extend_from_slice(&(at | u16::from(more)).to_be_bytes());
+        piece.extend_from_slice(&[0, 0, 0, 9]);
+    }
+    piece.extend_from_slice(body);
+    piece
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -172,6 +197,41 @@ proptest! {
         let start = usize::from(quoted.offset);
         let quote = &error[start..];
         prop_assert_eq!(quote, &expected.build()[..quote.len()]);
+    }
+
+    /// Fragments are translated apart; who puts them together has the packet translated as a whole.
+    #[test]
+    fn fragments_translated_apart_are_the_packet_translated(
+        (mut spec, source, destination) in spec_and_addresses(300),
+        eights in 1usize..20,
+    ) {
+        spec.extended = false;
+        let whole = spec.build();
+        let header = if spec.v4() { 20 } else { 40 };
+        // The first one has the whole transport header, as senders do.
+        let first = (eights * 8).max(32);
+        prop_assume!(whole.len() > header + first);
+        let change = AddressChange::new(spec.source, source, spec.destination, destination).unwrap();
+        let mut body = Vec::new();
+        for (offset, end) in [(0, first), (first, whole.len() - header)] {
+            let mut piece = fragment(&whole, header, offset, end);
+            let mut headers = parse(&piece);
+            change.apply(&mut piece, &mut headers, L4State::Finished).unwrap();
+            prop_assert_eq!(parse(&piece), headers);
+            let head = piece.len() - (end - offset);
+            body.extend_from_slice(&piece[head..]);
+        }
+        let mut expected = whole[..header].to_vec();
+        expected.extend_from_slice(&body);
+        let mut headers = parse(&expected);
+        // Only the addresses of the outer header are still those of before.
+        if spec.v4() {
+            change.apply(&mut expected, &mut headers, L4State::Absent).unwrap();
+        } else {
+            expected[8..24].copy_from_slice(&source.octets());
+            expected[24..40].copy_from_slice(&destination.octets());
+        }
+        assert_right(&expected);
     }
 
     #[test]

@@ -228,7 +228,7 @@ impl Controller {
     }
 
     /// Publishes the hosts whose distance decides something: those of jobs with a Closest address.
-    pub(super) fn publish_probed(&mut self) {
+    pub(crate) fn publish_probed(&mut self) {
         if !std::mem::take(&mut self.probed_changed) {
             return;
         }

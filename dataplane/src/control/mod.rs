@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use dpdk::Mempool;
-use kernel_port::{AccessGroup, Waker};
+use kernel_port::{AccessGroup, KernelPortError, Waker};
 use net::address::Address;
 
 use crate::access::Changer;
@@ -90,11 +90,23 @@ pub struct WorkerLink {
     pub changer: Changer,
 }
 
+/// What must know which interfaces are containers' and who owns them.
+pub trait Interfaces: Send {
+    /// Each interface index with the worker that owns its container; replaces what was said before.
+    fn set_interfaces(&mut self, interfaces: &[(u32, usize)]) -> Result<(), KernelPortError>;
+}
+
+impl Interfaces for AccessGroup {
+    fn set_interfaces(&mut self, interfaces: &[(u32, usize)]) -> Result<(), KernelPortError> {
+        AccessGroup::set_interfaces(self, interfaces)
+    }
+}
+
 /// The control thread's state.
 pub struct Controller {
     tables: Arc<Tables>,
     allocator: Allocator,
-    access: AccessGroup,
+    access: Box<dyn Interfaces>,
     workers: Vec<WorkerLink>,
     events: Box<dyn Fn(Event) + Send + Sync>,
     memory: String,
@@ -141,7 +153,7 @@ impl Controller {
     /// Takes over what an earlier process left in the region.
     pub fn new(
         tables: Arc<Tables>,
-        access: AccessGroup,
+        access: impl Interfaces + 'static,
         workers: Vec<WorkerLink>,
         events: Box<dyn Fn(Event) + Send + Sync>,
         memory: String,
@@ -149,7 +161,7 @@ impl Controller {
         let mut controller = Self {
             tables,
             allocator: Allocator::default(),
-            access,
+            access: Box::new(access),
             workers,
             events,
             memory,

@@ -5,11 +5,13 @@
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
+
+use crate::sync::{AtomicU64, zeros};
 
 /// Words of 8 bytes in a cell.
 pub const CELL_WORDS: usize = 4;
-const BASE_CELLS: u32 = 1 << 12;
+// A model has room for a few words only.
+const BASE_CELLS: u32 = if cfg!(loom) { 1 << 3 } else { 1 << 12 };
 const CHUNKS: usize = 19;
 const CLASSES: usize = 20;
 
@@ -64,9 +66,7 @@ impl Arena {
         let Some(slot) = self.chunks.get(chunk) else {
             return false;
         };
-        slot.get_or_init(|| {
-            bytemuck::zeroed_slice_box(((BASE_CELLS as usize) * CELL_WORDS) << chunk)
-        });
+        slot.get_or_init(|| zeros(((BASE_CELLS as usize) * CELL_WORDS) << chunk));
         true
     }
 }

@@ -5,12 +5,13 @@
 //! value. Nodes are inserted at the head by one store, removed by one store in their predecessor, and their value
 //! changes by one store; a reader therefore sees the old or the new, never a part.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use net::address::Address;
 
 use super::arena::{Allocator, Arena};
 use super::{SALT, halves, join, low32, mix};
+use crate::sync::{AtomicU32, AtomicU64, zeros};
 
 const KEY_HIGH: usize = 0;
 const KEY_LOW: usize = 1;
@@ -29,7 +30,7 @@ impl Index {
     #[must_use]
     pub fn new(bits: u32, seed: u64) -> Self {
         Self {
-            heads: bytemuck::zeroed_slice_box(1usize << bits),
+            heads: zeros(1usize << bits),
             seed,
         }
     }

@@ -13,7 +13,7 @@ pub mod region;
 pub mod routes;
 pub mod slots;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::observe::Observation;
 use arena::Arena;
@@ -23,6 +23,8 @@ use quiescent::Quiescence;
 use region::Region;
 use routes::Route;
 use slots::{AccessSlot, Slots};
+
+use crate::sync::{AtomicU32, AtomicU64, zeros};
 
 /// Services that can have policy state at once.
 pub const SERVICES: usize = 1 << 20;
@@ -73,7 +75,7 @@ impl Tables {
             region,
             quiescence: Quiescence::new(workers),
             host_slot: AtomicU32::new(0),
-            used: bytemuck::zeroed_slice_box(backends),
+            used: zeros(backends),
             next_hops: Index::new(12, seed),
             probed: AtomicU64::new(0),
             hosts: Index::new(12, seed),

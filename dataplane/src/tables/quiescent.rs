@@ -5,7 +5,9 @@
 //! writer advances the epoch with each change and frees what was retired at epoch `e` once every worker has shown an
 //! epoch above `e`, or sleeps. Readers never wait; the writer only ever looks.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::Ordering;
+
+use crate::sync::{AtomicU64, fence};
 
 const ASLEEP: u64 = u64::MAX;
 

@@ -1,11 +1,12 @@
 //! What an address means to the packet path, in one word, and the published sets of backends.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::arena::{Arena, CELL_WORDS};
 use super::region::BackendRef;
 use super::{low32, word};
 use crate::api::Policy;
+use crate::sync::AtomicU64;
 
 /// The meaning of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,11 +4,12 @@
 //! place while a worker may read it. A change of a container is a new slot. The host TAP has one too (interface index
 //! 0): the node's own processes are a container of a kind.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use net::address::Address;
 
 use super::{halves, high32, join, low32, word};
+use crate::sync::{AtomicU64, zeros};
 
 const WORDS: usize = 8;
 
@@ -75,7 +76,7 @@ impl Slots {
     #[must_use]
     pub fn new(count: usize) -> Self {
         Self {
-            words: bytemuck::zeroed_slice_box(count * WORDS),
+            words: zeros(count * WORDS),
         }
     }
 

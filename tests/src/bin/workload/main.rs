@@ -6,6 +6,7 @@
 
 mod bulk;
 mod client;
+mod crowd;
 mod datagrams;
 mod server;
 
@@ -86,6 +87,27 @@ enum What {
         #[arg(long, default_value_t = 0)]
         source_port: u16,
     },
+    /// Holds many connections at once; each says a word of its own and must hear it again.
+    Crowd {
+        /// Where to.
+        #[arg(long)]
+        target: SocketAddr,
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        count: u16,
+        /// The first one's source port, the others' follow; 0 takes free ones.
+        #[arg(long, default_value_t = 0)]
+        source_port: u16,
+        /// Tells this client's words from others'.
+        #[arg(long, default_value_t = 0)]
+        name: u32,
+        /// Beside each connection a datagram socket with the same addresses and ports.
+        #[arg(long)]
+        datagrams: bool,
+        /// How often each says its word.
+        #[arg(long, default_value_t = 2)]
+        rounds: u32,
+    },
     /// Sends datagrams as fast as it can.
     Blast {
         /// Where to.
@@ -138,6 +160,21 @@ fn main() -> Result<()> {
             to,
             source_port,
         } => datagrams::echo(target, from..=to, source_port)?,
+        What::Crowd {
+            target,
+            count,
+            source_port,
+            name,
+            datagrams,
+            rounds,
+        } => crowd::gather(crowd::Plan {
+            target,
+            count,
+            source_port,
+            name,
+            datagrams,
+            rounds,
+        })?,
         What::Blast {
             target,
             size,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 
-use crate::bulk;
+use crate::{bulk, crowd};
 
 /// A client that says nothing for so long is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,6 +29,7 @@ pub fn serve(instance: u32) -> Result<()> {
             .with_context(|| format!("opening UDP port {port}"))?;
         threads.push(std::thread::spawn(move || echo(&socket)));
     }
+    threads.push(std::thread::spawn(move || crowd::serve(instance)));
     for thread in threads {
         thread
             .join()
