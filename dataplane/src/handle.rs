@@ -5,7 +5,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use crate::api::{
-    Attachment, CommandError, FlowLine, JobRoutes, NextHop, Pair, RouteLine, Stats, Subnet,
+    Attachment, CommandError, FlowLine, JobRoutes, Loads, NextHop, Pair, RouteLine, Stats, Subnet,
 };
 use crate::control::{Command, Message};
 use crate::pipeline::GATEWAY_MAC;
@@ -141,6 +141,14 @@ impl Handle {
     /// See [`CommandError`].
     pub fn job_idle(&self) -> Answer<Vec<(String, Duration)>> {
         self.ask(Command::JobIdle)
+    }
+
+    /// What this node's instances serve, and the jobs whose instances' loads this node needs fresh.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn loads(&self) -> Answer<Loads> {
+        self.ask(Command::Loads)
     }
 
     pub(crate) fn stop(&self) {

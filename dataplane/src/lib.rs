@@ -13,6 +13,7 @@
 //! | [`policy`] | how a Service IP picks |
 //! | [`tables`] | routes and flows, read without waiting |
 //! | [`counters`] | what happened to every packet |
+//! | [`tally`] | the same per service, policy and container |
 //! | [`control`] | the single writer |
 //! | [`worker`] | a worker lcore's loop |
 //! | [`runtime`] | start and stop |
@@ -29,8 +30,10 @@ pub mod offload;
 pub mod pipeline;
 pub mod plan;
 pub mod policy;
+mod port_stats;
 pub mod runtime;
 pub mod tables;
+pub mod tally;
 pub mod tunnel;
 pub mod uplink;
 mod worker;

@@ -16,6 +16,7 @@ use net::packet::{Fragment, Headers, Protocol};
 use net::{ipv4, ipv6, udp};
 
 use crate::api::NextHop;
+use crate::port_stats::{EthdevStats, PortStats};
 use crate::tables::{Tables, halves, join};
 
 const HOPS: u8 = 64;
@@ -73,7 +74,7 @@ pub struct EthdevUplink {
     small: Mempool,
     id: u16,
     flushed: Sent,
-    ignored: u64,
+    stats: EthdevStats,
 }
 
 impl EthdevUplink {
@@ -88,7 +89,7 @@ impl EthdevUplink {
             small,
             id: 0,
             flushed: Sent::default(),
-            ignored: 0,
+            stats: EthdevStats::default(),
         }
     }
 
@@ -97,8 +98,11 @@ impl EthdevUplink {
         for frame in self.inbox.drain() {
             // The kernel has a copy of every frame and answers what is not the tunnel's.
             match decapsulate(frame, self.tunnel_port) {
-                Some(received) => sink(received),
-                None => self.ignored += 1,
+                Some(received) => {
+                    self.stats.received += 1;
+                    sink(received);
+                }
+                None => self.stats.ignored += 1,
             }
         }
         count
@@ -145,6 +149,8 @@ impl EthdevUplink {
             }
         }
         self.outbox.clear();
+        self.stats.sent += sent as u64;
+        self.stats.tx_full += (waiting - sent) as u64;
         self.flushed += Sent {
             sent,
             dropped: waiting - sent,
@@ -188,6 +194,16 @@ impl Uplink {
         match self {
             Uplink::Socket(port) => port.flush(),
             Uplink::Ethdev(port) => port.flush(),
+        }
+    }
+
+    /// Shows what the port counted; with `drops`, also what the kernel did, which takes system calls.
+    pub(crate) fn show(&self, to: &PortStats, drops: bool) {
+        match self {
+            Uplink::Socket(port) => {
+                to.store_tunnel(&port.stats(), drops.then(|| port.kernel_drops()));
+            }
+            Uplink::Ethdev(port) => to.store_ethdev(&port.stats),
         }
     }
 

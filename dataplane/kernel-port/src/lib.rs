@@ -29,6 +29,7 @@ mod landing;
 pub mod namespace;
 mod outbox;
 mod ring;
+mod stats;
 mod syscall;
 pub mod tap;
 pub mod tunnel;
@@ -38,6 +39,7 @@ pub mod words;
 
 pub use access::{AccessGroup, AccessPort, AccessStats};
 pub use error::KernelPortError;
+pub use stats::Named;
 pub use tap::{TapPort, TapStats};
 pub use tunnel::{PathMtu, TunnelOptions, TunnelPort, TunnelStats};
 pub use waiter::{Waiter, Waker, Woken};

@@ -48,6 +48,20 @@ impl Controller {
         Ok(slot)
     }
 
+    // What a container's numbers are kept under. A used one has rested: no worker counts for its former owner.
+    fn take_number(&mut self) -> u16 {
+        let number = self.free_numbers.pop().unwrap_or_else(|| {
+            // There are no more than slots at one time, and fewer slots than a u16 counts.
+            self.next_number = self.next_number.wrapping_add(1);
+            self.next_number - 1
+        });
+        for worker in &self.workers {
+            worker.counters.tally.clear_port(number);
+        }
+        self.tables.activity.clear(number);
+        number
+    }
+
     fn filter(&mut self) -> Result<(), CommandError> {
         let members: Vec<(u32, usize)> = self
             .attached
@@ -100,6 +114,7 @@ impl Controller {
         let port = AccessSlot {
             ifindex: attachment.ifindex,
             worker: self.owner(attachment.namespace),
+            number: self.take_number(),
             mac: attachment.mac,
             namespace_v4: v4_bits(attachment.namespace),
             namespace_v6: v6_address(attachment.namespace),
@@ -167,11 +182,13 @@ impl Controller {
                 self.remove_route(address.into());
             }
         }
-        self.relocate(gone.attachment.namespace, Location::Nowhere);
+        self.leave(gone.attachment.namespace);
         for address in gone.attachment.namespace.iter() {
             self.owners.remove(&address.into());
         }
         self.rest(Resting::Slot(gone.slot));
+        self.rest(Resting::Number(gone.port.number));
+        self.dirty = true;
         filtered.map(|()| true)
     }
 
@@ -239,6 +256,7 @@ impl Controller {
         self.publish_host(AccessSlot {
             ifindex: 0,
             worker: 0,
+            number: 0,
             mac: [0; 6],
             namespace_v4: v4_bits(gateway),
             namespace_v6: v6_address(gateway),

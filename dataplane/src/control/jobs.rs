@@ -18,6 +18,7 @@ use crate::api::{CommandError, InstanceRoute, JobRoutes, Pair, Policy, RouteLine
 use crate::tables::low32;
 use crate::tables::region::{Backend, BackendRef, Location};
 use crate::tables::routes::{BackendSet, Members, Route, set_cells, write_set};
+use crate::tally::OfService;
 
 /// Turns of a weighted rotation at most; weights are scaled down beyond that.
 const TURNS_MAX: usize = 4096;
@@ -170,8 +171,9 @@ impl Controller {
                 break;
             }
             self.next_backend = id + 1;
-            match self.tables.region.backend_at(id) {
-                Some((reference, backend)) => {
+            let reference = BackendRef { id, generation };
+            match self.tables.region.record(reference) {
+                Some(backend) => {
                     if let Location::Local(_) = backend.location {
                         self.tables.region.update_backend(
                             reference,
@@ -226,7 +228,7 @@ impl Controller {
             .map_err(full)
     }
 
-    /// Publishes the hosts whose distance decides something: those of jobs with a Closest address.
+    /// Publishes the hosts whose distance decides something: those of jobs with an address that goes by it.
     pub(super) fn publish_probed(&mut self) {
         if !std::mem::take(&mut self.probed_changed) {
             return;
@@ -247,7 +249,7 @@ impl Controller {
 
     // Counts each remote host of the job's instances for or against being probed.
     fn count_probed(&mut self, job: &Job, add: bool) {
-        if !job.services.contains_key(&Policy::Closest) {
+        if !job.services.keys().any(|policy| policy.by_distance()) {
             return;
         }
         for (_, _, instance) in &job.instances {
@@ -294,6 +296,13 @@ impl Controller {
         };
         let load = instance.load.unwrap_or(0);
         if let Some(&reference) = self.backends.get(&identity) {
+            // It left this node, and the job does not say that it is elsewhere now: this is news of before.
+            if let Location::Host(_) = location
+                && self.left.get(&reference) == Some(&instance.host)
+            {
+                return Ok((identity, reference));
+            }
+            self.left.remove(&reference);
             self.tables
                 .region
                 .update_backend(reference, location, instance.draining, load);
@@ -396,7 +405,13 @@ impl Controller {
             .collect();
         for policy in policies {
             let list = addresses.get(&policy).filter(|l| !l.is_empty()).cloned();
-            self.publish_service(job, policy, list)?;
+            let list = list.or_else(|| {
+                // One that picks by another policy now is that one's.
+                let taken = |a: &Address| addresses.values().any(|list| list.contains(a));
+                let kept = job.services.get(&policy)?.addresses.iter().copied();
+                Some(kept.filter(|a| !taken(a)).collect())
+            });
+            self.publish_service(job, policy, list.unwrap_or_default())?;
         }
         Ok(())
     }
@@ -405,22 +420,13 @@ impl Controller {
         &mut self,
         job: &mut Job,
         policy: Policy,
-        addresses: Option<Vec<Address>>,
+        addresses: Vec<Address>,
     ) -> Result<(), CommandError> {
         let members: Vec<(BackendRef, u8)> = job
             .instances
             .iter()
             .filter(|(_, _, i)| !i.draining)
-            .map(|(_, reference, i)| {
-                (
-                    *reference,
-                    if policy == Policy::RoundRobin {
-                        i.weight
-                    } else {
-                        1
-                    },
-                )
-            })
+            .map(|(_, reference, i)| (*reference, if policy.by_weight() { i.weight } else { 1 }))
             .collect();
         let turns = rotation(&members);
         let cells = set_cells(turns.len());
@@ -439,7 +445,6 @@ impl Controller {
             ),
             None => (self.take_service()?, None, Vec::new()),
         };
-        let addresses = addresses.unwrap_or_else(|| before.clone());
         for &address in &addresses {
             self.set_route(
                 address,
@@ -470,8 +475,18 @@ impl Controller {
     }
 
     fn take_service(&mut self) -> Result<u32, CommandError> {
-        if let Some(number) = self.free_services.pop() {
-            return Ok(number);
+        // Not one that a flow still carries: it would be counted for the new owner.
+        for _ in 0..self.free_services.len().min(64) {
+            let Some(number) = self.free_services.pop_front() else {
+                break;
+            };
+            if self.tallied(|t| t.service(number, OfService::Live)) == 0 {
+                for worker in &self.workers {
+                    worker.counters.tally.clear_service(number);
+                }
+                return Ok(number);
+            }
+            self.free_services.push_back(number);
         }
         let number = self.next_service;
         if number as usize >= crate::tables::SERVICES {
@@ -509,6 +524,9 @@ impl Controller {
             }
         }
         self.tables.region.remove_backend(reference);
+        self.tables.count_departure();
+        self.left.remove(&reference);
+        self.dirty = true;
         for address in both(identity.namespace) {
             if let Some(list) = self.namespaces.get_mut(&address) {
                 list.retain(|r| *r != reference);
@@ -545,7 +563,7 @@ impl Controller {
     pub(super) fn instance_ips(&self, namespace: Pair) -> Pair {
         let last = |address: Address| {
             let list = self.namespaces.get(&address)?;
-            self.tables.region.backend(*list.last()?)
+            self.tables.region.record(*list.last()?)
         };
         let v4 = namespace.v4.and_then(|a| last(IpAddr::V4(a).into()));
         let v6 = namespace.v6.and_then(|a| last(IpAddr::V6(a).into()));
@@ -565,7 +583,8 @@ impl Controller {
             .iter()
             .filter_map(|address| self.namespaces.get(&address.into()));
         for &reference in lists.flatten() {
-            if let Some(backend) = self.tables.region.backend(reference) {
+            if let Some(backend) = self.tables.region.record(reference) {
+                self.left.remove(&reference);
                 self.tables.region.update_backend(
                     reference,
                     location,
@@ -574,6 +593,40 @@ impl Controller {
                 );
             }
         }
+    }
+
+    /// The container of these backends has left this node. The cluster will say so, too; until then, and whether or not
+    /// it can be reached, flows to them end and no new ones are opened.
+    pub(super) fn leave(&mut self, namespace: Pair) {
+        let references: Vec<BackendRef> = namespace
+            .iter()
+            .filter_map(|address| self.namespaces.get(&address.into()))
+            .flatten()
+            .copied()
+            .collect();
+        for reference in references {
+            self.tables.region.leave_backend(reference);
+            let said = self
+                .jobs
+                .values()
+                .flat_map(|job| &job.instances)
+                .find(|(_, other, _)| *other == reference);
+            if let Some((_, _, instance)) = said {
+                self.left.insert(reference, instance.host);
+            }
+        }
+        self.tables.count_departure();
+    }
+
+    /// The services of all jobs: job, policy, addresses, number.
+    pub(super) fn services(&self) -> impl Iterator<Item = (&str, Policy, Vec<IpAddr>, u32)> {
+        self.jobs.iter().flat_map(|(name, job)| {
+            let named = |service: &&Service| !service.addresses.is_empty();
+            job.services.values().filter(named).map(move |service| {
+                let addresses = service.addresses.iter().map(|a| a.to_ip()).collect();
+                (name.as_str(), service.policy, addresses, service.number)
+            })
+        })
     }
 
     pub(super) fn route_lines(&self) -> Vec<RouteLine> {
@@ -591,11 +644,7 @@ impl Controller {
                     lines.push(RouteLine {
                         job: name.clone(),
                         address: address.to_ip(),
-                        kind: match service.policy {
-                            Policy::RoundRobin => "rr",
-                            Policy::Closest => "closest",
-                            Policy::Underutilized => "underutilized",
-                        },
+                        kind: service.policy.name(),
                         backends,
                     });
                 }
@@ -624,7 +673,7 @@ impl Controller {
     }
 
     fn backend_line(&self, reference: BackendRef, v4: bool) -> Option<(u32, IpAddr, String)> {
-        let backend = self.tables.region.backend(reference)?;
+        let backend = self.tables.region.record(reference)?;
         let address = if v4 {
             Address::from_v4_bits(backend.namespace.0).to_ip()
         } else {

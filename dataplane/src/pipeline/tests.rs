@@ -8,6 +8,8 @@ mod hostile;
 mod large;
 mod lifetime;
 mod messages;
+mod numbers;
+mod orphans;
 #[path = "../../net/tests/packets/mod.rs"]
 mod packets;
 mod plan;

@@ -19,6 +19,7 @@ use net::packet::{Protocol, TcpFlags};
 
 use super::region::{BackendRef, SLOT_WORDS};
 use super::{SALT, halves, high32, join, low32, mix, word};
+use crate::tally::{OfService, Tally};
 
 const BUCKET: usize = 8;
 const EMPTY: u8 = 0;
@@ -104,7 +105,12 @@ pub struct Shard<'a> {
     slots: &'a [AtomicU64],
     mask: usize,
     seed: u64,
+    tally: Option<&'a Tally>,
 }
+
+/// Above the opening time in a slot's last word: whether it was noted, and the service's number plus one.
+const NOTED: u64 = 1 << 32;
+const SERVICE_SHIFT: u32 = 40;
 
 impl<'a> Shard<'a> {
     /// Over a shard's header and slots; the number of slots must be a power of two, at least 8.
@@ -116,6 +122,23 @@ impl<'a> Shard<'a> {
             slots,
             mask: count - 1,
             seed,
+            tally: None,
+        }
+    }
+
+    /// The owner's view: what opens and ends is counted in `tally`, and what is there already.
+    #[must_use]
+    pub fn counted(words: (&'a [AtomicU64], &'a [AtomicU64]), seed: u64, tally: &'a Tally) -> Self {
+        let shard = Self::new(words, seed);
+        if shard.live() > 0 {
+            shard.for_each(|_, backend, _| {
+                tally.flow_opened(backend.id);
+                true
+            });
+        }
+        Self {
+            tally: Some(tally),
+            ..shard
         }
     }
 
@@ -328,7 +351,8 @@ impl<'a> Shard<'a> {
     /// Notes when a connection was begun, in µs of any clock, modulo 2^32.
     pub fn note_opening(&self, place: Place, at: u32) {
         if let Some(w) = self.slot(place.0 as usize) {
-            w[7].store((1 << 32) | u64::from(at), Ordering::Relaxed);
+            let service = w[7].load(Ordering::Relaxed) >> SERVICE_SHIFT << SERVICE_SHIFT;
+            w[7].store(service | NOTED | u64::from(at), Ordering::Relaxed);
         }
     }
 
@@ -336,8 +360,37 @@ impl<'a> Shard<'a> {
     #[must_use]
     pub fn opening(&self, place: Place) -> Option<u32> {
         let forward = self.slot(Self::peer(self.slot(place.0 as usize)?))?;
-        let noted = forward[7].swap(0, Ordering::Relaxed);
-        (noted != 0).then_some(low32(noted))
+        let noted = forward[7].load(Ordering::Relaxed);
+        forward[7].store(noted >> SERVICE_SHIFT << SERVICE_SHIFT, Ordering::Relaxed);
+        (noted & NOTED != 0).then_some(low32(noted))
+    }
+
+    /// The number of the service that the flow was opened to; none for a flow of an earlier process, which knew it by
+    /// another number.
+    #[inline]
+    #[must_use]
+    pub fn service(&self, place: Place) -> Option<u32> {
+        Self::service_of(self.slot(place.0 as usize)?)
+    }
+
+    #[inline]
+    fn service_of(w: &[AtomicU64; SLOT_WORDS]) -> Option<u32> {
+        low32(w[7].load(Ordering::Relaxed) >> SERVICE_SHIFT).checked_sub(1)
+    }
+
+    /// Notes in both directions which service the flow belongs to, once.
+    pub fn set_service(&self, place: Place, service: u32) {
+        let Some(w) = self.slot(place.0 as usize) else {
+            return;
+        };
+        for w in [Some(w), self.slot(Self::peer(w))].into_iter().flatten() {
+            let rest = w[7].load(Ordering::Relaxed) & (NOTED | u64::from(u32::MAX));
+            let number = u64::from(service) + 1;
+            w[7].store((number << SERVICE_SHIFT) | rest, Ordering::Relaxed);
+        }
+        if let Some(tally) = self.tally {
+            tally.count_service(service, OfService::Live);
+        }
     }
 
     /// True when the connection is over, so that a SYN with the same ports is a new one.
@@ -380,6 +433,9 @@ impl<'a> Shard<'a> {
         self.write(near, forward, FORWARD, backend, far, expires);
         self.write(far, reverse, REVERSE, backend, near, expires);
         self.count(LIVE, 1);
+        if let Some(tally) = self.tally {
+            tally.flow_opened(backend.id);
+        }
         Ok(Self::place(near))
     }
 
@@ -453,6 +509,10 @@ impl<'a> Shard<'a> {
             return;
         }
         let peer = Self::peer(w);
+        if let Some(tally) = self.tally {
+            let backend = BackendRef::from_word(w[5].load(Ordering::Relaxed));
+            tally.flow_ended(backend.id, Self::service_of(w));
+        }
         self.erase(place.0 as usize);
         if self
             .slot(peer)
@@ -489,6 +549,40 @@ impl<'a> Shard<'a> {
             }
         }
         (cursor + count) & self.mask
+    }
+
+    /// The flow whose client's direction is in slot `at`, and its backend.
+    #[inline]
+    #[must_use]
+    pub fn flow_at(&self, at: usize) -> Option<(Place, BackendRef)> {
+        let w = self.slot(at)?;
+        (Self::direction(w) == FORWARD).then(|| {
+            (
+                Self::place(at & self.mask),
+                BackendRef::from_word(w[5].load(Ordering::Relaxed)),
+            )
+        })
+    }
+
+    /// The client's tuple of a flow whose client may wait for an answer for ever: a TCP connection that its client has
+    /// taken part in and that is not over. `place` is the client's direction's.
+    #[must_use]
+    pub fn waiting_client(&self, place: Place, now: u32) -> Option<Tuple> {
+        let w = self.slot(place.0 as usize)?;
+        let waits = Self::protocol(w) == Protocol::TCP
+            && matches!(Self::phase(w), Phase::Established | Phase::HalfClosed)
+            && self.end_of(w) >= now;
+        waits.then(|| Self::tuple(w))
+    }
+
+    /// Lets a flow end at `at` at the latest if no packet comes.
+    pub fn shorten(&self, place: Place, at: u32) {
+        let Some(w) = self.slot(place.0 as usize) else {
+            return;
+        };
+        for w in [Some(w), self.slot(Self::peer(w))].into_iter().flatten() {
+            Self::set_expires(w, Self::expires(w).min(at));
+        }
     }
 
     fn count(&self, which: usize, by: i64) {

@@ -5,9 +5,11 @@
 //! place, and its memory is used again only after every worker has passed a quiescent state (`quiescent`). That is
 //! why nothing here needs `unsafe`.
 
+pub mod activity;
 pub mod arena;
 pub mod flows;
 pub mod index;
+pub mod lines;
 pub mod quiescent;
 pub mod region;
 pub mod routes;
@@ -15,6 +17,7 @@ pub mod slots;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use activity::Activity;
 use arena::Arena;
 use index::Index;
 use net::address::Address;
@@ -55,6 +58,10 @@ pub struct Tables {
     pub hosts: Index,
     /// Grows with each change that a waiting packet may have waited for.
     version: AtomicU64,
+    /// What containers serve, by the numbers of their ports.
+    pub activity: Activity,
+    /// Counts backends that went away.
+    departures: AtomicU64,
 }
 
 impl Tables {
@@ -75,6 +82,8 @@ impl Tables {
             probed: AtomicU64::new(0),
             hosts: Index::new(12, seed),
             version: AtomicU64::new(0),
+            activity: Activity::new(SLOTS),
+            departures: AtomicU64::new(0),
         }
     }
 
@@ -177,6 +186,17 @@ impl Tables {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
+    }
+
+    /// Counts backends that went away; a worker looks for flows to them when it has grown.
+    #[must_use]
+    pub fn departures(&self) -> u64 {
+        self.departures.load(Ordering::Acquire)
+    }
+
+    /// A backend has gone: its record says so already. Writer only.
+    pub fn count_departure(&self) {
+        self.departures.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Something changed. Writer only.

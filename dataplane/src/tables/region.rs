@@ -14,8 +14,10 @@ use net::address::Address;
 use super::{halves, high32, join, low32, word};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"oakflows");
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 const HEADER_WORDS: usize = 64;
+/// Backends that the mapping of a node has room for.
+pub const BACKENDS: usize = 1 << 17;
 /// Words of a backend's record: one cache line.
 const BACKEND_WORDS: usize = 8;
 /// Words of a host's record.
@@ -48,7 +50,7 @@ impl Layout {
             slots: (flows.div_ceil(shards) * 2)
                 .next_power_of_two()
                 .max(1 << 10),
-            backends: 1 << 17,
+            backends: BACKENDS,
             hosts: 1 << 14,
         }
     }
@@ -133,7 +135,13 @@ impl Location {
 
 const LOAD_MAX: u32 = (1 << 24) - 1;
 /// Longest round trip that is told from longer ones, in µs.
-const RTT_MAX: u32 = (1 << 30) - 1;
+const RTT_MAX: u32 = (1 << 28) - 1;
+/// Above a host's smoothed round trip: measured by a probe, and how many probes in a row had no answer.
+const BY_PROBE: u64 = 1 << 63;
+const UNANSWERED_SHIFT: u32 = 60;
+const UNANSWERED_MAX: u64 = 7;
+/// A host that left so many probes unanswered is one that answers none (any more).
+const UNANSWERED_LIMIT: u64 = 3;
 
 /// A backend's record as a plain value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +163,8 @@ pub struct Backend {
 }
 
 const DRAINING: u64 = 1;
+/// Its container has left this node: for workers it is gone, whatever jobs still say.
+const LEFT: u64 = 2;
 
 /// The mapping, or heap memory of the same shape where nothing needs to survive.
 enum Words {
@@ -346,13 +356,42 @@ impl Region {
     pub fn backend(&self, reference: BackendRef) -> Option<Backend> {
         let w = self.backend_words(reference.id)?;
         let state = w[0].load(Ordering::Acquire);
-        if high32(state) != reference.generation || reference.generation & 1 == 0 {
+        if high32(state) != reference.generation
+            || reference.generation & 1 == 0
+            || state & LEFT != 0
+        {
             return None;
         }
+        Some(Self::read_backend(w, state))
+    }
+
+    /// Whether flows may still go to it.
+    #[inline]
+    #[must_use]
+    pub fn is_there(&self, reference: BackendRef) -> bool {
+        self.backend_words(reference.id).is_some_and(|w| {
+            let state = w[0].load(Ordering::Acquire);
+            high32(state) == reference.generation
+                && reference.generation & 1 == 1
+                && state & LEFT == 0
+        })
+    }
+
+    /// The record, also where the container has left.
+    #[must_use]
+    pub fn record(&self, reference: BackendRef) -> Option<Backend> {
+        let w = self.backend_words(reference.id)?;
+        let state = w[0].load(Ordering::Acquire);
+        (high32(state) == reference.generation && reference.generation & 1 == 1)
+            .then(|| Self::read_backend(w, state))
+    }
+
+    #[inline(always)]
+    fn read_backend(w: &[AtomicU64; BACKEND_WORDS], state: u64) -> Backend {
         let location = w[1].load(Ordering::Acquire);
         let v4 = w[4].load(Ordering::Relaxed);
         let tag = w[7].load(Ordering::Relaxed);
-        Some(Backend {
+        Backend {
             location: Location::from_word(location),
             namespace: (
                 high32(v4),
@@ -366,7 +405,7 @@ impl Region {
             load: high32(location & !(3 << 62)),
             job: high32(tag),
             number: low32(tag),
-        })
+        }
     }
 
     /// Whatever backend is in record `id` now.
@@ -414,6 +453,20 @@ impl Region {
             w[1].store(location.to_word(load), Ordering::Release);
             w[0].store(
                 word(reference.generation, u32::from(draining)),
+                Ordering::Release,
+            );
+        }
+    }
+
+    /// The backend's container has left this node: its flows end as if it were gone, but when it comes back, or another
+    /// takes its place (`update_backend`), the record is the same. Writer only.
+    pub fn leave_backend(&self, reference: BackendRef) {
+        if let Some(w) = self.backend_words(reference.id) {
+            let load = high32(w[1].load(Ordering::Relaxed)) & LOAD_MAX;
+            w[1].store(Location::Nowhere.to_word(load), Ordering::Release);
+            let flags = w[0].load(Ordering::Relaxed) & DRAINING;
+            w[0].store(
+                word(reference.generation, 0) | flags | LEFT,
                 Ordering::Release,
             );
         }
@@ -475,8 +528,8 @@ impl Region {
             return;
         };
         let old = word_.load(Ordering::Relaxed);
-        let (flags, smoothed, published) = (old >> 62, high32(old) & RTT_MAX, low32(old));
-        let probed = flags & 1 != 0;
+        let (smoothed, published) = (high32(old) & RTT_MAX, low32(old));
+        let probed = old & BY_PROBE != 0;
         if probed && !by_probe {
             return;
         }
@@ -490,9 +543,33 @@ impl Region {
         };
         let far = published == 0 || fresh || smoothed.abs_diff(published) > published / 5;
         let published = if far { smoothed } else { published };
-        let flags = u64::from(by_probe);
+        let flags = if by_probe {
+            BY_PROBE
+        } else {
+            old & (UNANSWERED_MAX << UNANSWERED_SHIFT)
+        };
         word_.store(
-            (flags << 62) | word(smoothed & RTT_MAX, published),
+            flags | word(smoothed & RTT_MAX, published),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// A probe goes to a host. One that answered before and leaves several in a row unanswered has become one that does
+    /// not: a reference peer in its place, or a filter on the way. What was measured stays until a handshake is seen.
+    pub fn count_probe(&self, host: u32) {
+        let Some(word_) = self.host_words(host).map(|w| &w[3]) else {
+            return;
+        };
+        let old = word_.load(Ordering::Relaxed);
+        let unanswered = (((old >> UNANSWERED_SHIFT) & UNANSWERED_MAX) + 1).min(UNANSWERED_MAX);
+        let rest = old & !(UNANSWERED_MAX << UNANSWERED_SHIFT);
+        let by_probe = if unanswered > UNANSWERED_LIMIT {
+            rest & !BY_PROBE
+        } else {
+            rest
+        };
+        word_.store(
+            by_probe | (unanswered << UNANSWERED_SHIFT),
             Ordering::Relaxed,
         );
     }
@@ -579,6 +656,52 @@ mod tests {
             region.learn_rtt(1, 900, true);
         }
         assert!(region.host_rtt(1) > 700, "{}", region.host_rtt(1));
+    }
+
+    #[test]
+    fn a_host_that_stops_answering_probes_is_measured_by_handshakes_again() {
+        let layout = Layout {
+            shards: 1,
+            slots: 1024,
+            backends: 16,
+            hosts: 4,
+        };
+        let region = Region::on_heap(layout, 1);
+        region.publish_host(1, Address(77), 50103);
+        region.learn_rtt(1, 400, true);
+        for _ in 0..10 {
+            // One or two that are lost say nothing.
+            (0..3).for_each(|_| region.count_probe(1));
+            region.learn_rtt(1, 90_000, false);
+            assert_eq!(region.host_rtt(1), 400);
+            region.learn_rtt(1, 400, true);
+        }
+        (0..20).for_each(|_| region.count_probe(1));
+        assert_eq!(region.host_rtt(1), 400, "the last that is known");
+        (0..60).for_each(|_| region.learn_rtt(1, 9000, false));
+        assert!(region.host_rtt(1) > 7000, "{}", region.host_rtt(1));
+        region.learn_rtt(1, 500, true);
+        assert_eq!(region.host_rtt(1), 500);
+    }
+
+    #[test]
+    fn who_has_left_is_gone_for_workers_and_comes_back_as_the_same() {
+        let layout = Layout {
+            shards: 1,
+            slots: 1024,
+            backends: 16,
+            hosts: 4,
+        };
+        let region = Region::on_heap(layout, 1);
+        let reference = region.publish_backend(3, &sample()).unwrap();
+        region.leave_backend(reference);
+        assert!(!region.is_there(reference) && region.backend(reference).is_none());
+        let record = region.record(reference).unwrap();
+        assert_eq!((record.location, record.load), (Location::Nowhere, 9));
+        region.update_backend(reference, Location::Local(1), false, 9);
+        assert!(region.is_there(reference) && region.backend(reference).is_some());
+        region.remove_backend(reference);
+        assert!(!region.is_there(reference) && region.record(reference).is_none());
     }
 
     #[test]

@@ -102,6 +102,7 @@ fn tables(flows: usize) -> Result<Tables> {
     let port = AccessSlot {
         ifindex: IFINDEX,
         worker: 0,
+        number: 1,
         mac: [2, 0, 0, 0, 0, 9],
         namespace_v4: CONTAINER,
         namespace_v6: Address(0),
@@ -253,6 +254,7 @@ fn main() -> Result<()> {
     for (tables, &flows) in worlds.iter().zip(&arguments.flows) {
         let settings = Settings {
             worker: 0,
+            number: 0,
             mtu: 1450,
         };
         let mut pipeline = Pipeline::new(tables, &counters, &pool, settings, Sink::default())
