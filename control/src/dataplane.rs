@@ -8,8 +8,8 @@ use dataplane::{Config, Handle, Idle, Uplink};
 
 use crate::config::{IdleMode, NetConfig, TunConfig, UplinkChoice};
 use crate::forwarding::{
-    Attachment, CommandError, FlowLine, Forwarding, JobRoutes, NextHop, Pair, RouteLine, Stats,
-    Subnet,
+    Attachment, CommandError, FlowLine, Forwarding, JobRoutes, Loads, NextHop, Pair, RouteLine,
+    Stats, Subnet,
 };
 use crate::host;
 use crate::netlink::Netlink;
@@ -120,5 +120,8 @@ impl Forwarding for Handle {
     }
     fn job_idle(&self) -> Result<Vec<(String, Duration)>, CommandError> {
         Self::job_idle(self)
+    }
+    fn loads(&self) -> Result<Loads, CommandError> {
+        Self::loads(self)
     }
 }

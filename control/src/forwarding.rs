@@ -2,8 +2,9 @@
 //! the node against the real one.
 
 pub use dataplane::api::{
-    Attachment, CommandError, Count, Event, FlowLine, InstanceRoute, JobRoutes, NextHop, Pair,
-    Policy, RouteLine, ServiceAddress, Stats, Subnet,
+    Attachment, CommandError, Count, Event, FlowLine, InstanceLoad, InstanceRoute, JobRoutes,
+    Loads, NextHop, Pair, Policy, PolicyCounts, PortCounts, RoleCounts, RouteLine, ServiceAddress,
+    ServiceCounts, Stats, Subnet,
 };
 
 use std::net::IpAddr;
@@ -76,4 +77,9 @@ pub trait Forwarding: Send + Sync + 'static {
     /// # Errors
     /// The data plane has stopped.
     fn job_idle(&self) -> Result<Vec<(String, Duration)>, CommandError>;
+    /// Loads of this node's instances, and the jobs whose loads this node needs.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn loads(&self) -> Result<Loads, CommandError>;
 }

@@ -282,8 +282,8 @@ pub struct Loads {
     pub wanted: Vec<String>,
 }
 
-/// Counters over all workers. `received + made = sent + drops + consumed + waiting`, and `waiting` is what the other
-/// numbers leave: packets that wait for a route, and those of bursts under way.
+/// Counters over all workers. `received + made = sent + drops + consumed + waiting`, each summed, but for the bursts
+/// under way while the numbers were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Packets received, by port role: access, tunnel, host.
@@ -298,7 +298,7 @@ pub struct Stats {
     pub consumed: Vec<Count>,
     /// Other events: flows opened, table queries asked for.
     pub events: Vec<Count>,
-    /// Packets that wait for a route now.
+    /// Packets that wait for a route, or for the first fragment of their datagram.
     pub waiting: u64,
     /// Live flows now.
     pub flows: u64,

@@ -1,4 +1,4 @@
-//! What ports say of themselves, where others can read it.
+//! What ports say of themselves, and how many packets a worker holds, where others can read it.
 //!
 //! A port counts in plain fields of its own. Its worker copies them here now and then, and before it sleeps, so that
 //! whoever asks sees numbers at most some milliseconds old at no cost per packet.
@@ -69,6 +69,7 @@ pub struct PortStats {
     tunnel_drops: AtomicU64,
     ethdev: Role,
     host: Role,
+    waiting: AtomicU64,
 }
 
 impl PortStats {
@@ -96,6 +97,17 @@ impl PortStats {
     pub fn store_host(&self, stats: &TapStats) {
         const { assert!(TapStats::COUNT <= WORDS) };
         self.host.store(&stats.named());
+    }
+
+    /// Says how many packets wait at the worker now.
+    pub fn store_waiting(&self, packets: usize) {
+        self.waiting.store(packets as u64, Ordering::Relaxed);
+    }
+
+    /// How many packets waited when the worker last looked.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// All numbers of all roles, as the workers last copied them.

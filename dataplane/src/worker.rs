@@ -266,6 +266,7 @@ impl Worker {
                 if now >= next_show {
                     // Once in a second what the kernel dropped, too.
                     pipeline.output.show(now >= next_drops);
+                    counters.ports.store_waiting(pipeline.waiting());
                     next_show = now + SHOW_MS;
                     if now >= next_drops {
                         next_drops = now + DROPS_MS;
@@ -338,6 +339,7 @@ impl Worker {
                 if inbox.dequeue_burst(&mut handed_over) == 0 {
                     counters.count(Counter::Sleeps);
                     pipeline.output.show(false);
+                    counters.ports.store_waiting(pipeline.waiting());
                     let patience = match (has_descriptor, pipeline.waiting()) {
                         (false, _) => NAP,
                         (true, 0) => SLEEP,

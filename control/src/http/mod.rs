@@ -2,6 +2,7 @@
 //!
 //! Bodies are read as JSON whatever their content type says: the NodeEngine's client does not always say it.
 
+mod metrics;
 mod show;
 mod socket;
 
@@ -104,7 +105,7 @@ pub fn router(node: Arc<Node>, purged: Arc<tokio::sync::Notify>) -> Router {
         .route("/status", get(status))
         .route("/routes", get(show::routes))
         .route("/flows", get(show::flows))
-        .route("/metrics", get(show::metrics))
+        .route("/metrics", get(metrics::metrics))
         .route("/down", post(purge))
         .with_state(App { node, purged })
 }

@@ -25,8 +25,6 @@ impl Controller {
                 .filter(|c| all || c.packets != 0)
                 .collect::<Vec<_>>()
         };
-        let total = |group: Group| of(&[group], true).iter().map(|c| c.packets).sum::<u64>();
-        let gone = total(Group::Sent) + total(Group::Dropped) + total(Group::Consumed);
         let layout = self.tables.region.layout();
         let stats = Stats {
             received: of(&[Group::Received], true),
@@ -35,7 +33,11 @@ impl Controller {
             made: of(&[Group::Made], false),
             consumed: of(&[Group::Consumed], false),
             events: of(&[Group::Event], false),
-            waiting: (total(Group::Received) + total(Group::Made)).saturating_sub(gone),
+            waiting: self
+                .workers
+                .iter()
+                .map(|w| w.counters.ports.waiting())
+                .sum(),
             flows: self.shards().map(|s| s.live()).sum(),
             flows_evicted: self.shards().map(|s| s.evicted()).sum(),
             flow_capacity: (layout.shards * layout.slots / 2) as u64,

@@ -131,10 +131,14 @@ impl<'a> Shard<'a> {
     pub fn counted(words: (&'a [AtomicU64], &'a [AtomicU64]), seed: u64, tally: &'a Tally) -> Self {
         let shard = Self::new(words, seed);
         if shard.live() > 0 {
-            shard.for_each(|_, backend, _| {
-                tally.flow_opened(backend.id);
-                true
-            });
+            for at in 0..shard.slots() {
+                if let Some(w) = shard.slot(at)
+                    && Self::direction(w) == FORWARD
+                    && Self::phase(w) != Phase::Closed
+                {
+                    tally.flow_opened(Self::backend_of(w).id);
+                }
+            }
         }
         Self {
             tally: Some(tally),
@@ -332,6 +336,9 @@ impl<'a> Shard<'a> {
         let peer = self.slot(Self::peer(w));
         let both = flags.any(TcpFlags::RST)
             || peer.is_some_and(|p| matches!(Self::phase(p), Phase::HalfClosed | Phase::Closed));
+        if both && phase != Phase::Closed {
+            self.uncount(w);
+        }
         let phase = if both || phase == Phase::Closed {
             Phase::Closed
         } else {
@@ -388,8 +395,21 @@ impl<'a> Shard<'a> {
             let number = u64::from(service) + 1;
             w[7].store((number << SERVICE_SHIFT) | rest, Ordering::Relaxed);
         }
-        if let Some(tally) = self.tally {
+        if let Some(tally) = self.tally
+            && Self::phase(w) != Phase::Closed
+        {
             tally.count_service(service, OfService::Live);
+        }
+    }
+
+    fn backend_of(w: &[AtomicU64; SLOT_WORDS]) -> BackendRef {
+        BackendRef::from_word(w[5].load(Ordering::Relaxed))
+    }
+
+    // A flow lives until its connection is over or its slots are given up, whichever is first.
+    fn uncount(&self, w: &[AtomicU64; SLOT_WORDS]) {
+        if let Some(tally) = self.tally {
+            tally.flow_ended(Self::backend_of(w).id, Self::service_of(w));
         }
     }
 
@@ -509,9 +529,8 @@ impl<'a> Shard<'a> {
             return;
         }
         let peer = Self::peer(w);
-        if let Some(tally) = self.tally {
-            let backend = BackendRef::from_word(w[5].load(Ordering::Relaxed));
-            tally.flow_ended(backend.id, Self::service_of(w));
+        if Self::phase(w) != Phase::Closed {
+            self.uncount(w);
         }
         self.erase(place.0 as usize);
         if self
