@@ -2,7 +2,7 @@
 //!
 //! A client that sends is answered at its next packet (`semantic`). One that only waits for an answer sends nothing, and
 //! would wait until its own keepalive tires of it. So when an instance goes, each worker walks its shard once, in bounded
-//! steps. Flows that no client can wait on end there. The client of an established TCP connection is sent a bare ACK, as
+//! steps. Flows that no client can wait on for long end some seconds later. The client of an established TCP connection is sent a bare ACK, as
 //! from the address that it dialled, with a sequence number outside its window; RFC 9293 (section 3.10.7.4) has it answer
 //! with an acknowledgement of what it expects, that meets the flow without a backend, and the reset that follows is exact
 //! (RFC 5961 would not let any other pass). No connection's sequence numbers need be known for this.
@@ -28,7 +28,7 @@ const SLOTS_PER_TICK: usize = 4096;
 const ASKED_PER_TICK: usize = 32;
 /// Between two walks while clients have not answered, in milliseconds.
 const REPEAT_MS: u64 = 700;
-/// How long a client is given, in whole seconds: three or four tries.
+/// How long a flow stays, in whole seconds: for three or four tries, or for answers that are under way.
 const GRACE_SECONDS: u32 = 2;
 /// How long a container may take to be attached again after a restart, in seconds.
 const ATTACH_SECONDS: u32 = 30;
@@ -119,8 +119,14 @@ impl<O: Output> Pipeline<'_, O> {
 
     // True when the client was asked; then the flow stays for its answer.
     fn end_or_ask(&mut self, place: Place, milliseconds: u64) -> bool {
-        let Some(tuple) = self.shard.waiting_client(place, self.now) else {
+        if self.shard.has_ended(place, self.now) {
             self.end_orphan(place);
+            return false;
+        }
+        let Some(tuple) = self.shard.waiting_client(place) else {
+            // Its last answers may be under way, and are still the dialled address's.
+            self.shard.shorten(place, self.now + GRACE_SECONDS);
+            self.orphans.again = Some(milliseconds + REPEAT_MS);
             return false;
         };
         if let Some(Route::Local(slot)) = self.tables.route(tuple.source) {

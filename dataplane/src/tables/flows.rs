@@ -586,12 +586,18 @@ impl<'a> Shard<'a> {
     /// The client's tuple of a flow whose client may wait for an answer for ever: a TCP connection that its client has
     /// taken part in and that is not over. `place` is the client's direction's.
     #[must_use]
-    pub fn waiting_client(&self, place: Place, now: u32) -> Option<Tuple> {
+    pub fn waiting_client(&self, place: Place) -> Option<Tuple> {
         let w = self.slot(place.0 as usize)?;
         let waits = Self::protocol(w) == Protocol::TCP
-            && matches!(Self::phase(w), Phase::Established | Phase::HalfClosed)
-            && self.end_of(w) >= now;
+            && matches!(Self::phase(w), Phase::Established | Phase::HalfClosed);
         waits.then(|| Self::tuple(w))
+    }
+
+    /// True when its time is up, both directions'.
+    #[must_use]
+    pub fn has_ended(&self, place: Place, now: u32) -> bool {
+        self.slot(place.0 as usize)
+            .is_none_or(|w| self.end_of(w) < now)
     }
 
     /// Lets a flow end at `at` at the latest if no packet comes.
