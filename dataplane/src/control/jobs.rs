@@ -12,16 +12,17 @@ use std::time::Instant;
 
 use net::address::Address;
 
+mod lines;
+mod rotation;
+
 use super::attachments::{v4_bits, v6_address};
 use super::{Controller, Resting};
-use crate::api::{CommandError, InstanceRoute, JobRoutes, Pair, Policy, RouteLine};
+use crate::api::{CommandError, InstanceRoute, JobRoutes, Pair, Policy};
 use crate::tables::low32;
 use crate::tables::region::{Backend, BackendRef, Location};
-use crate::tables::routes::{BackendSet, Members, Route, set_cells, write_set};
+use crate::tables::routes::{Route, set_cells, write_set};
 use crate::tally::OfService;
-
-/// Turns of a weighted rotation at most; weights are scaled down beyond that.
-const TURNS_MAX: usize = 4096;
+use rotation::rotation;
 
 /// What a backend is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,44 +79,6 @@ fn both((v4, v6): (u32, Address)) -> impl Iterator<Item = Address> {
 
 fn full(error: impl std::fmt::Display) -> CommandError {
     CommandError::Full(error.to_string())
-}
-
-/// Spreads weighted backends over a rotation: each as often as its weight, as evenly as can be (smooth weighted round
-/// robin). Equal weights give each one turn.
-fn rotation(members: &[(BackendRef, u8)]) -> Vec<BackendRef> {
-    let mut divisor = members
-        .iter()
-        .fold(0u32, |d, (_, w)| gcd(d, u32::from((*w).max(1))))
-        .max(1);
-    let total: u32 = members.iter().map(|(_, w)| u32::from((*w).max(1))).sum();
-    while (total / divisor) as usize > TURNS_MAX.max(members.len()) {
-        divisor += 1;
-    }
-    let mut queue: Vec<(BackendRef, i64, i64)> = members
-        .iter()
-        .map(|(r, w)| (*r, i64::from((u32::from((*w).max(1)) / divisor).max(1)), 0))
-        .collect();
-    let sum: i64 = queue.iter().map(|m| m.1).sum();
-    if queue.iter().all(|m| m.1 == 1) {
-        return queue.into_iter().map(|m| m.0).collect();
-    }
-    let mut turns = Vec::new();
-    for _ in 0..sum {
-        for member in &mut queue {
-            member.2 += member.1;
-        }
-        // The first of the highest, so that the order is the same each time.
-        let Some(next) = queue.iter_mut().rev().max_by_key(|m| m.2) else {
-            break;
-        };
-        next.2 -= sum;
-        turns.push(next.0);
-    }
-    turns
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 impl Controller {
@@ -616,110 +579,5 @@ impl Controller {
             }
         }
         self.tables.count_departure();
-    }
-
-    /// The services of all jobs: job, policy, addresses, number.
-    pub(super) fn services(&self) -> impl Iterator<Item = (&str, Policy, Vec<IpAddr>, u32)> {
-        self.jobs.iter().flat_map(|(name, job)| {
-            let named = |service: &&Service| !service.addresses.is_empty();
-            job.services.values().filter(named).map(move |service| {
-                let addresses = service.addresses.iter().map(|a| a.to_ip()).collect();
-                (name.as_str(), service.policy, addresses, service.number)
-            })
-        })
-    }
-
-    pub(super) fn route_lines(&self) -> Vec<RouteLine> {
-        let mut lines = Vec::new();
-        for (name, job) in &self.jobs {
-            for service in job.services.values() {
-                let set = BackendSet::at(&self.tables.arena, service.set);
-                for address in &service.addresses {
-                    let mut backends: Vec<_> = (0..set.len())
-                        .filter_map(|n| set.get(n))
-                        .filter_map(|r| self.backend_line(r, address.is_v4()))
-                        .collect();
-                    backends.sort();
-                    backends.dedup();
-                    lines.push(RouteLine {
-                        job: name.clone(),
-                        address: address.to_ip(),
-                        kind: service.policy.name(),
-                        backends,
-                    });
-                }
-            }
-            for (_, reference, instance) in &job.instances {
-                for (kind, pair) in [
-                    ("instance", instance.instance),
-                    ("namespace", instance.namespace),
-                ] {
-                    for address in pair.iter() {
-                        lines.push(RouteLine {
-                            job: name.clone(),
-                            address,
-                            kind,
-                            backends: self
-                                .backend_line(*reference, address.is_ipv4())
-                                .into_iter()
-                                .collect(),
-                        });
-                    }
-                }
-            }
-        }
-        lines.sort_by(|a, b| (&a.job, a.kind, a.address).cmp(&(&b.job, b.kind, b.address)));
-        lines
-    }
-
-    fn backend_line(&self, reference: BackendRef, v4: bool) -> Option<(u32, IpAddr, String)> {
-        let backend = self.tables.region.record(reference)?;
-        let address = if v4 {
-            Address::from_v4_bits(backend.namespace.0).to_ip()
-        } else {
-            backend.namespace.1.to_ip()
-        };
-        let place = match backend.location {
-            Location::Local(_) => "local".to_owned(),
-            Location::Nowhere => "not attached".to_owned(),
-            Location::Host(host) => self.tables.region.host(host).map_or_else(
-                || "unknown".to_owned(),
-                |at| crate::pipeline::endpoint(at).to_string(),
-            ),
-        };
-        Some((backend.number, address, place))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reference(id: u32) -> BackendRef {
-        BackendRef { id, generation: 1 }
-    }
-
-    #[test]
-    fn equal_weights_give_one_turn_each() {
-        let members: Vec<_> = (0..300).map(|id| (reference(id), 9)).collect();
-        assert_eq!(rotation(&members).len(), 300);
-    }
-
-    #[test]
-    fn weights_are_kept_and_spread() {
-        let turns = rotation(&[(reference(0), 4), (reference(1), 2), (reference(2), 2)]);
-        let ids: Vec<_> = turns.iter().map(|r| r.id).collect();
-        assert_eq!(ids.iter().filter(|&&id| id == 0).count(), 2);
-        assert_eq!(ids.len(), 4);
-        assert!(ids.windows(2).all(|w| w[0] != w[1]), "{ids:?}");
-    }
-
-    #[test]
-    fn a_rotation_is_bounded() {
-        let members: Vec<_> = (0..200u32)
-            .map(|id| (reference(id), u8::try_from(id % 255 + 1).unwrap()))
-            .collect();
-        let turns = rotation(&members);
-        assert!(turns.len() <= TURNS_MAX && (0..200).all(|id| turns.iter().any(|t| t.id == id)));
     }
 }

@@ -19,7 +19,10 @@ use net::packet::{Protocol, TcpFlags};
 
 use super::region::{BackendRef, SLOT_WORDS};
 use super::{SALT, halves, high32, join, low32, mix, word};
-use crate::tally::{OfService, Tally};
+use crate::tally::Tally;
+
+mod ownership;
+mod recovery;
 
 const BUCKET: usize = 8;
 const EMPTY: u8 = 0;
@@ -372,47 +375,6 @@ impl<'a> Shard<'a> {
         (noted & NOTED != 0).then_some(low32(noted))
     }
 
-    /// The number of the service that the flow was opened to; none for a flow of an earlier process, which knew it by
-    /// another number.
-    #[inline]
-    #[must_use]
-    pub fn service(&self, place: Place) -> Option<u32> {
-        Self::service_of(self.slot(place.0 as usize)?)
-    }
-
-    #[inline]
-    fn service_of(w: &[AtomicU64; SLOT_WORDS]) -> Option<u32> {
-        low32(w[7].load(Ordering::Relaxed) >> SERVICE_SHIFT).checked_sub(1)
-    }
-
-    /// Notes in both directions which service the flow belongs to, once.
-    pub fn set_service(&self, place: Place, service: u32) {
-        let Some(w) = self.slot(place.0 as usize) else {
-            return;
-        };
-        for w in [Some(w), self.slot(Self::peer(w))].into_iter().flatten() {
-            let rest = w[7].load(Ordering::Relaxed) & (NOTED | u64::from(u32::MAX));
-            let number = u64::from(service) + 1;
-            w[7].store((number << SERVICE_SHIFT) | rest, Ordering::Relaxed);
-        }
-        if let Some(tally) = self.tally
-            && Self::phase(w) != Phase::Closed
-        {
-            tally.count_service(service, OfService::Live);
-        }
-    }
-
-    fn backend_of(w: &[AtomicU64; SLOT_WORDS]) -> BackendRef {
-        BackendRef::from_word(w[5].load(Ordering::Relaxed))
-    }
-
-    // A flow lives until its connection is over or its slots are given up, whichever is first.
-    fn uncount(&self, w: &[AtomicU64; SLOT_WORDS]) {
-        if let Some(tally) = self.tally {
-            tally.flow_ended(Self::backend_of(w).id, Self::service_of(w));
-        }
-    }
-
     /// True when the connection is over, so that a SYN with the same ports is a new one.
     #[must_use]
     pub fn is_closed(&self, place: Place) -> bool {
@@ -570,46 +532,6 @@ impl<'a> Shard<'a> {
         (cursor + count) & self.mask
     }
 
-    /// The flow whose client's direction is in slot `at`, and its backend.
-    #[inline]
-    #[must_use]
-    pub fn flow_at(&self, at: usize) -> Option<(Place, BackendRef)> {
-        let w = self.slot(at)?;
-        (Self::direction(w) == FORWARD).then(|| {
-            (
-                Self::place(at & self.mask),
-                BackendRef::from_word(w[5].load(Ordering::Relaxed)),
-            )
-        })
-    }
-
-    /// The client's tuple of a flow whose client may wait for an answer for ever: a TCP connection that its client has
-    /// taken part in and that is not over. `place` is the client's direction's.
-    #[must_use]
-    pub fn waiting_client(&self, place: Place) -> Option<Tuple> {
-        let w = self.slot(place.0 as usize)?;
-        let waits = Self::protocol(w) == Protocol::TCP
-            && matches!(Self::phase(w), Phase::Established | Phase::HalfClosed);
-        waits.then(|| Self::tuple(w))
-    }
-
-    /// True when its time is up, both directions'.
-    #[must_use]
-    pub fn has_ended(&self, place: Place, now: u32) -> bool {
-        self.slot(place.0 as usize)
-            .is_none_or(|w| self.end_of(w) < now)
-    }
-
-    /// Lets a flow end at `at` at the latest if no packet comes.
-    pub fn shorten(&self, place: Place, at: u32) {
-        let Some(w) = self.slot(place.0 as usize) else {
-            return;
-        };
-        for w in [Some(w), self.slot(Self::peer(w))].into_iter().flatten() {
-            Self::set_expires(w, Self::expires(w).min(at));
-        }
-    }
-
     fn count(&self, which: usize, by: i64) {
         if let Some(word) = self.header.get(which) {
             word.store(
@@ -659,80 +581,6 @@ impl<'a> Shard<'a> {
                 return;
             }
         }
-    }
-
-    // Whether the second is the way back of the first; only the server's address differs (`S` here, `D` there).
-    fn mirrored(forward: &Tuple, reverse: &Tuple) -> bool {
-        forward.source == reverse.destination
-            && forward.source_port == reverse.destination_port
-            && forward.destination_port == reverse.source_port
-            && forward.protocol == reverse.protocol
-    }
-
-    /// Brings a shard that an earlier process left into order: what a crash left half-written goes, the rest stays.
-    /// Returns the flows kept and the slots dropped.
-    pub fn recover(&self, now: u32) -> (u64, u64) {
-        let mut kept = Vec::new();
-        let mut dropped = 0;
-        for at in 0..self.slots() {
-            let Some(w) = self.slot(at) else { continue };
-            match Self::direction(w) {
-                FORWARD => {
-                    let peer = self
-                        .slot(Self::peer(w))
-                        .filter(|_| Self::peer(w) < self.slots());
-                    let sound = peer.is_some_and(|p| {
-                        Self::direction(p) == REVERSE
-                            && Self::peer(p) == at
-                            && p[5].load(Ordering::Relaxed) == w[5].load(Ordering::Relaxed)
-                            && Self::mirrored(&Self::tuple(w), &Self::tuple(p))
-                    });
-                    match peer {
-                        // No timeout is longer than established TCP's: an expiry beyond it is damage.
-                        Some(p)
-                            if sound
-                                && self.end_of(w) >= now
-                                && self.end_of(w) <= now + 7440 + 60 =>
-                        {
-                            let phase = (Self::phase(w), Self::phase(p));
-                            let ends = (Self::expires(w), Self::expires(p));
-                            let backend = BackendRef::from_word(w[5].load(Ordering::Relaxed));
-                            kept.push((Self::tuple(w), Self::tuple(p), backend, phase, ends));
-                        }
-                        _ => dropped += 1,
-                    }
-                }
-                EMPTY | REVERSE => {}
-                _ => dropped += 1,
-            }
-        }
-        for at in 0..self.slots() {
-            if let Some(w) = self.slot(at)
-                && w[4].load(Ordering::Relaxed) != 0
-            {
-                w[4].store(0, Ordering::Relaxed);
-            }
-        }
-        for word in self.header {
-            word.store(0, Ordering::Relaxed);
-        }
-        let mut restored = 0;
-        for (forward, reverse, backend, phase, ends) in kept {
-            let Ok(place) = self.open(&forward, backend, &reverse, now) else {
-                dropped += 1;
-                continue;
-            };
-            restored += 1;
-            if let Some(w) = self.slot(place.0 as usize) {
-                Self::set_phase(w, phase.0);
-                Self::set_expires(w, ends.0);
-                if let Some(p) = self.slot(Self::peer(w)) {
-                    Self::set_phase(p, phase.1);
-                    Self::set_expires(p, ends.1);
-                }
-            }
-        }
-        (restored, dropped)
     }
 }
 

@@ -254,7 +254,6 @@ fn main() -> Result<()> {
     for (tables, &flows) in worlds.iter().zip(&arguments.flows) {
         let settings = Settings {
             worker: 0,
-            number: 0,
             mtu: 1450,
         };
         let mut pipeline = Pipeline::new(tables, &counters, &pool, settings, Sink::default())

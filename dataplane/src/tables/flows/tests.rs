@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::tally::OfService;
 use crate::tables::region::SHARD_HEADER_WORDS;
 
 /// Few slots, so that buckets fill.
