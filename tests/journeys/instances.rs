@@ -1,5 +1,5 @@
 //! What becomes of connections when instances go, and who gets new ones when instances are busy.
-#![allow(clippy::unwrap_used)] // In a test an unwrap is an assertion, in its own functions too.
+#![allow(clippy::unwrap_used, clippy::panic)] // In a test both are assertions, in its own functions too.
 
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream};
