@@ -9,7 +9,7 @@ use dataplane::{Config, Handle, Idle, Uplink};
 use crate::config::{IdleMode, NetConfig, TunConfig, UplinkChoice};
 use crate::forwarding::{
     Attachment, BackendLine, Capture, CaptureOptions, CommandError, FlowLine, Forwarding,
-    JobRoutes, NextHop, Pair, PortLine, RouteLine, Stats, Subnet, Trace, TraceFilter,
+    JobRoutes, Loads, NextHop, Pair, PortLine, RouteLine, Stats, Subnet, Trace, TraceFilter,
 };
 use crate::host;
 use crate::netlink::Netlink;
@@ -132,5 +132,8 @@ impl Forwarding for Handle {
     }
     fn trace(&self, filter: TraceFilter) -> Result<Trace, CommandError> {
         Self::trace(self, filter)
+    }
+    fn loads(&self) -> Result<Loads, CommandError> {
+        Self::loads(self)
     }
 }

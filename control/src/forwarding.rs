@@ -2,8 +2,9 @@
 //! the node against the real one.
 
 pub use dataplane::api::{
-    AccessKind, Attachment, BackendLine, CommandError, Count, Event, FlowLine, InstanceRoute,
-    JobRoutes, NextHop, Pair, Policy, PortLine, RouteLine, ServiceAddress, Stats, Subnet,
+    AccessKind, Attachment, BackendLine, CommandError, Count, Event, FlowLine, InstanceLoad,
+    InstanceRoute, JobRoutes, Loads, NextHop, Pair, Policy, PolicyCounts, PortCounts, PortLine,
+    RoleCounts, RouteLine, ServiceAddress, ServiceCounts, Stats, Subnet,
 };
 pub use dataplane::{Capture, CaptureOptions, Trace, TraceFilter};
 
@@ -97,4 +98,9 @@ pub trait Forwarding: Send + Sync + 'static {
     /// # Errors
     /// Someone else traces, or the data plane has stopped.
     fn trace(&self, filter: TraceFilter) -> Result<Trace, CommandError>;
+    /// Loads of this node's instances, and the jobs whose loads this node needs.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn loads(&self) -> Result<Loads, CommandError>;
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use dpdk::{Burst, L4Checksum, Mbuf, Mempool, Offload, RxQueue, Segment, TxQueue};
-use kernel_port::{AccessPort, Sent};
+use kernel_port::{AccessPort, AccessStats, Sent};
 use net::ethernet;
 use net::finish;
 use net::packet::Headers;
@@ -48,6 +48,8 @@ pub struct Plugged {
     outbox: Burst<BURST>,
     sent: Sent,
     pieces: usize,
+    /// Frames that were not sent, for who asks by port.
+    refused: usize,
 }
 
 /// What a port that is plugged in can do.
@@ -89,6 +91,7 @@ impl Plugged {
             outbox: Burst::new(),
             sent: Sent::default(),
             pieces: 0,
+            refused: 0,
         }
     }
 
@@ -271,6 +274,9 @@ pub struct Access {
     changes: Changes,
     /// Of ports that are not there any more.
     gone: Flushed,
+    /// What all ethdev ports received and sent.
+    received: u64,
+    total: Sent,
 }
 
 impl Access {
@@ -282,6 +288,8 @@ impl Access {
             plugged: Vec::with_capacity(PORTS_MAX),
             changes,
             gone: Flushed::default(),
+            received: 0,
+            total: Sent::default(),
         }
     }
 
@@ -327,7 +335,9 @@ impl Access {
     pub fn receive(&mut self, limit: usize, sink: &mut impl FnMut(Mbuf, u32)) -> usize {
         let mut count = self.kernel.receive(limit, sink);
         for port in &mut self.plugged {
-            count += port.receive(sink);
+            let received = port.receive(sink);
+            self.received += received as u64;
+            count += received;
         }
         count
     }
@@ -347,14 +357,34 @@ impl Access {
     /// Sends what is queued.
     pub fn flush(&mut self) -> Flushed {
         let mut flushed = std::mem::take(&mut self.gone);
-        flushed.sent += self.kernel.flush();
         for port in &mut self.plugged {
             if !port.outbox.is_empty() {
                 port.send();
             }
+            port.refused += port.sent.dropped;
             flushed.sent += std::mem::take(&mut port.sent);
             flushed.pieces += std::mem::take(&mut port.pieces);
         }
+        self.total += flushed.sent;
+        flushed.sent += self.kernel.flush();
         flushed
+    }
+
+    /// Hands out how many frames to which ports were not sent since the call before.
+    pub fn take_refused(&mut self, mut sink: impl FnMut((u32, usize))) {
+        self.kernel.take_refused(&mut sink);
+        for port in self.plugged.iter_mut().filter(|port| port.refused > 0) {
+            sink((port.number, std::mem::take(&mut port.refused)));
+        }
+    }
+
+    /// What all ports counted; what an ethdev refuses it had no room for.
+    #[must_use]
+    pub fn stats(&self) -> AccessStats {
+        let mut stats = self.kernel.stats();
+        stats.received += self.received;
+        stats.sent += self.total.sent as u64;
+        stats.tx_would_block += self.total.dropped as u64;
+        stats
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::observe::capture::CapturePort;
+pub use crate::policy::Policy;
 
 /// How a worker waits when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,17 +101,6 @@ impl Pair {
             .into_iter()
             .chain(self.v6.map(IpAddr::V6))
     }
-}
-
-/// Which instance a Service IP picks (contract section 1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Policy {
-    /// Instances in turn.
-    RoundRobin,
-    /// The nearest instance.
-    Closest,
-    /// The instance with the fewest active flows of two picked at random.
-    Underutilized,
 }
 
 /// A Service IP and its policy.
@@ -259,7 +249,89 @@ pub struct Count {
     pub packets: u64,
 }
 
-/// Counters over all workers. `received = sent + sum(drops) + waiting` once the bursts under way are through.
+/// What one role's ports say of themselves, all workers together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoleCounts {
+    /// `access`, `tunnel` (the socket uplink), `ethdev` (the other kind) or `host`.
+    pub role: &'static str,
+    /// Its numbers. `tx_…` are packets that the port did not send, by reason; `kernel_drops` are packets that the
+    /// kernel dropped before the port saw them.
+    pub counts: Vec<Count>,
+}
+
+/// Frames of one attached container, since it was attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortCounts {
+    /// Name of the host end.
+    pub interface: String,
+    /// The job that it is an instance of.
+    pub job: String,
+    /// Number of the instance.
+    pub number: u32,
+    /// Frames from the container.
+    pub packets_in: u64,
+    /// Their bytes, Ethernet headers included; a large segment counts once.
+    pub bytes_in: u64,
+    /// Frames to the container, those that its port refused among them.
+    pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+    /// Frames to the container that its port did not take.
+    pub refused: u64,
+}
+
+/// What one policy decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyCounts {
+    /// Its name.
+    pub policy: &'static str,
+    /// Times that it picked an instance.
+    pub picks: u64,
+    /// Times that it found none.
+    pub refusals: u64,
+}
+
+/// One job's addresses of one policy, since they became known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCounts {
+    /// The job.
+    pub job: String,
+    /// Name of the policy.
+    pub policy: &'static str,
+    /// The addresses that are dialled.
+    pub addresses: Vec<IpAddr>,
+    /// Flows opened.
+    pub opened: u64,
+    /// Flows that live.
+    pub live: u64,
+    /// Packets of its flows, both directions.
+    pub packets: u64,
+    /// Packets refused: there was no instance, or the flow's had gone.
+    pub refused: u64,
+}
+
+/// Active flows of an instance on this node, estimated from what is delivered to it (within about a tenth).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceLoad {
+    /// The job.
+    pub job: String,
+    /// Number of the instance.
+    pub number: u32,
+    /// Flows with a packet in the last ten to twenty seconds.
+    pub flows: u32,
+}
+
+/// See `Handle::loads`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loads {
+    /// This node's instances.
+    pub own: Vec<InstanceLoad>,
+    /// Jobs at whose addresses flows are opened by a policy that goes by load.
+    pub wanted: Vec<String>,
+}
+
+/// Counters over all workers. `received + made = sent + drops + consumed + waiting`, each summed, but for the bursts
+/// under way while the numbers were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Packets received, by port role: access, tunnel, host.
@@ -268,12 +340,18 @@ pub struct Stats {
     pub sent: Vec<Count>,
     /// Packets dropped, by reason; only reasons that occurred.
     pub drops: Vec<Count>,
-    /// Other events: flows opened, answers made, segments cut and joined.
+    /// Packets made here: answers, probes, pieces of a packet that was cut.
+    pub made: Vec<Count>,
+    /// Packets that ended here with their purpose served: requests answered, pieces joined.
+    pub consumed: Vec<Count>,
+    /// Other events: flows opened, table queries asked for.
     pub events: Vec<Count>,
-    /// Packets that wait for a route now.
+    /// Packets that wait for a route, or for the first fragment of their datagram.
     pub waiting: u64,
     /// Live flows now.
     pub flows: u64,
+    /// Flows given up because there was no room.
+    pub flows_evicted: u64,
     /// Flows that the table can hold.
     pub flow_capacity: u64,
     /// Worker lcores.
@@ -284,6 +362,14 @@ pub struct Stats {
     pub jobs: usize,
     /// How memory was had: `hugepages` or `no-huge`, with the size in MB.
     pub memory: String,
+    /// Attached containers.
+    pub containers: Vec<PortCounts>,
+    /// Policies.
+    pub policies: Vec<PolicyCounts>,
+    /// Services whose routes are known.
+    pub services: Vec<ServiceCounts>,
+    /// What ports say of themselves, by role.
+    pub roles: Vec<RoleCounts>,
 }
 
 /// One line of the route table for people and `--json`.

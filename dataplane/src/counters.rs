@@ -7,6 +7,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::port_stats::PortStats;
+use crate::tally::Tally;
+
 macro_rules! counters {
     ($( $(#[$doc:meta])* $name:ident = $text:literal in $group:ident ),+ $(,)?) => {
         /// What is counted.
@@ -131,8 +134,12 @@ counters! {
     Joined = "joined" in Consumed,
     /// Probes sent to measure round trips.
     Probes = "probes" in Made,
+    /// Bare ACKs that ask a waiting client of a gone instance where it stands.
+    Challenges = "challenges" in Made,
     /// Flows opened.
     FlowsOpened = "flows_opened" in Event,
+    /// Flows ended because their instance had gone.
+    FlowsOrphaned = "flows_orphaned" in Event,
     /// Packets handed to the worker that owns their container.
     HandedOver = "handed_over" in Event,
     /// Table queries asked for.
@@ -152,11 +159,21 @@ const COUNT: usize = Counter::ALL.len();
 /// The counters of one worker.
 #[repr(align(64))]
 #[derive(Debug)]
-pub struct Counters([AtomicU64; COUNT]);
+pub struct Counters {
+    named: [AtomicU64; COUNT],
+    /// The same per service, policy, instance and container.
+    pub tally: Tally,
+    /// What its ports say of themselves.
+    pub ports: PortStats,
+}
 
 impl Default for Counters {
     fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; COUNT])
+        Self {
+            named: [const { AtomicU64::new(0) }; COUNT],
+            tally: Tally::default(),
+            ports: PortStats::default(),
+        }
     }
 }
 
@@ -164,7 +181,7 @@ impl Counters {
     /// Adds `by`. Only the owning worker may call this.
     #[inline(always)]
     pub fn add(&self, counter: Counter, by: usize) {
-        if let Some(word) = self.0.get(counter as usize) {
+        if let Some(word) = self.named.get(counter as usize) {
             word.store(
                 word.load(Ordering::Relaxed).wrapping_add(by as u64),
                 Ordering::Relaxed,
@@ -181,7 +198,7 @@ impl Counters {
     /// The value now.
     #[must_use]
     pub fn get(&self, counter: Counter) -> u64 {
-        self.0
+        self.named
             .get(counter as usize)
             .map_or(0, |w| w.load(Ordering::Relaxed))
     }

@@ -6,8 +6,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use crate::api::{
-    Attachment, BackendLine, CommandError, FlowLine, JobRoutes, NextHop, Pair, PortLine, RouteLine,
-    Stats, Subnet,
+    Attachment, BackendLine, CommandError, FlowLine, JobRoutes, Loads, NextHop, Pair, PortLine,
+    RouteLine, Stats, Subnet,
 };
 use crate::control::{Command, Message};
 use crate::observe::capture::{Capture, CaptureOptions};
@@ -191,6 +191,14 @@ impl Handle {
     /// See [`CommandError`].
     pub fn job_idle(&self) -> Answer<Vec<(String, Duration)>> {
         self.ask(Command::JobIdle)
+    }
+
+    /// What this node's instances serve, and the jobs whose instances' loads this node needs fresh.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn loads(&self) -> Answer<Loads> {
+        self.ask(Command::Loads)
     }
 
     pub(crate) fn stop(&self) {

@@ -15,6 +15,7 @@
 //! | [`tables`] | routes and flows, read without waiting |
 //! | [`observe`] | seeing what packets do, on request |
 //! | [`counters`] | what happened to every packet |
+//! | [`tally`] | the same per service, policy and container |
 //! | [`control`] | the single writer |
 //! | [`worker`] | a worker lcore's loop |
 //! | [`asleep`] | whom to wake |
@@ -36,9 +37,11 @@ pub mod offload;
 pub mod pipeline;
 pub mod plan;
 pub mod policy;
+mod port_stats;
 pub mod runtime;
 mod sync;
 pub mod tables;
+pub mod tally;
 pub mod tunnel;
 pub mod uplink;
 mod worker;

@@ -23,6 +23,7 @@ use net::packet::{Headers, Icmp};
 
 use crate::api::NextHop;
 use crate::observe::capture::{CapturePort, Eye};
+use crate::port_stats::{EthdevStats, PortStats};
 use crate::sync::AtomicU64;
 use crate::tables::{Tables, halves, join, low32};
 use crate::tunnel;
@@ -119,7 +120,7 @@ pub struct EthdevUplink {
     small: Mempool,
     id: u32,
     flushed: Sent,
-    ignored: u64,
+    stats: EthdevStats,
     rare: Rare,
 }
 
@@ -161,7 +162,7 @@ impl EthdevUplink {
             // Workers' fragments, and those of an earlier process, must not be taken for one another's.
             id: low32(dpdk::cycles()),
             flushed: Sent::default(),
-            ignored: 0,
+            stats: EthdevStats::default(),
             rare: Rare {
                 tunnel_port,
                 reassembly: Reassembly::new(tunnel_port),
@@ -182,11 +183,15 @@ impl EthdevUplink {
         }
         for frame in self.inbox.drain() {
             match outer::open(frame, self.tunnel_port) {
-                Opened::Inner(received) => sink(received),
+                Opened::Inner(received) => {
+                    self.stats.received += 1;
+                    sink(received);
+                }
                 // The kernel has a copy of every frame and answers what is not the tunnel's.
-                Opened::Other => self.ignored += 1,
+                Opened::Other => self.stats.ignored += 1,
                 Opened::Rare(packet, headers) => {
                     if let Some(received) = self.rare.take(tables, packet, &headers) {
+                        self.stats.received += 1;
                         sink(received);
                     }
                 }
@@ -274,6 +279,8 @@ impl EthdevUplink {
             }
         }
         self.outbox.clear();
+        self.stats.sent += sent as u64;
+        self.stats.tx_full += (waiting - sent) as u64;
         self.flushed += Sent {
             sent,
             dropped: waiting - sent,
@@ -337,6 +344,16 @@ impl Uplink {
         match self {
             Uplink::Socket(port) => port.flush(),
             Uplink::Ethdev(port) => port.flush(eye),
+        }
+    }
+
+    /// Shows what the port counted; with `drops`, also what the kernel did, which takes system calls.
+    pub(crate) fn show(&self, to: &PortStats, drops: bool) {
+        match self {
+            Uplink::Socket(port) => {
+                to.store_tunnel(&port.stats(), drops.then(|| port.kernel_drops()));
+            }
+            Uplink::Ethdev(port) => to.store_ethdev(&port.stats),
         }
     }
 

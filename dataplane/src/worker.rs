@@ -38,6 +38,11 @@ const SLEEP_WAITING: Duration = Duration::from_millis(20);
 /// The longest sleep with a port that has no descriptor to wait for.
 const NAP: Duration = Duration::from_micros(50);
 
+/// Between two looks at what the ports counted, in milliseconds, while there is work.
+const SHOW_MS: u64 = 50;
+/// Between two looks at what the kernel dropped, which takes a system call.
+const DROPS_MS: u64 = 1000;
+
 /// Another worker's inbox, and how to wake its owner.
 #[derive(Clone)]
 pub struct Neighbour {
@@ -189,6 +194,24 @@ impl Ports<'_> {
         });
     }
 
+    /// Shows what the ports counted; with `drops`, also what the kernel did.
+    fn show(&self, drops: bool) {
+        let shown = &self.counters.ports;
+        shown.store_access(&self.access.stats());
+        self.uplink.show(shown, drops);
+        shown.store_host(&self.host.stats());
+    }
+
+    #[cold]
+    fn note_refused(&mut self) {
+        let (tables, tally) = (self.tables, &self.counters.tally);
+        self.access.take_refused(|(ifindex, frames)| {
+            if let Some(port) = tables.port(ifindex) {
+                tally.refused(port.number, frames as u64);
+            }
+        });
+    }
+
     /// What an uplink does once in a while.
     fn tick(&mut self, milliseconds: u64) {
         self.reports_left = REPORTS;
@@ -206,6 +229,9 @@ impl Ports<'_> {
             self.pass_on(worker);
         }
         let access = self.access.flush();
+        if access.sent.dropped > 0 {
+            self.note_refused();
+        }
         self.counters.add(Counter::Pieces, access.pieces);
         for (sent, counter) in [
             (access.sent, Counter::SentAccess),
@@ -263,7 +289,7 @@ impl Worker {
         let mut handed_over = Burst::<BURST>::new();
         let mut joiner = Joiner::new();
         let tick_cycles = dpdk::cycles_hz() / 1000;
-        let mut next_tick = 0;
+        let (mut next_tick, mut next_show, mut next_drops) = (0, 0, 0);
         let mut empty_rounds = 0;
         tables.quiescence.wake(me);
         while !self.stop.load(Ordering::Relaxed) {
@@ -273,6 +299,15 @@ impl Worker {
                 let now = clock::milliseconds();
                 pipeline.tick(now);
                 pipeline.output.tick(now);
+                if now >= next_show {
+                    // Once in a second what the kernel dropped, too.
+                    pipeline.output.show(now >= next_drops);
+                    counters.ports.store_waiting(pipeline.waiting());
+                    next_show = now + SHOW_MS;
+                    if now >= next_drops {
+                        next_drops = now + DROPS_MS;
+                    }
+                }
             }
 
             let ports = &mut pipeline.output;
@@ -355,12 +390,17 @@ impl Worker {
                 let _raised = asleep.raise();
                 if inbox.dequeue_burst(&mut handed_over) == 0 {
                     counters.count(Counter::Sleeps);
+                    pipeline.output.show(false);
+                    counters.ports.store_waiting(pipeline.waiting());
                     let sleeps = uplink_sleeps && pipeline.output.access.has_descriptors();
                     let patience = match (sleeps, pipeline.waiting()) {
                         (false, _) => NAP,
                         (true, 0) => SLEEP,
                         (true, _) => SLEEP_WAITING,
                     };
+                    let tick = pipeline.tick_within(clock::milliseconds());
+                    let patience =
+                        tick.map_or(patience, |ms| patience.min(Duration::from_millis(ms)));
                     // A failing wait only means one more empty round.
                     let _ = self.waiter.wait(Some(patience));
                 }
@@ -370,6 +410,7 @@ impl Worker {
                 pipeline.from_ring(mbuf);
             }
         }
+        pipeline.output.show(true);
         tables.quiescence.sleep(me);
     }
 }

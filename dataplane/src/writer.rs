@@ -20,6 +20,10 @@ impl Interfaces for NoKernel {
     fn set_interfaces(&mut self, _: &[(u32, usize)]) -> Result<(), KernelPortError> {
         Ok(())
     }
+
+    fn drops(&mut self) -> u64 {
+        0
+    }
 }
 
 /// The writer of some tables. Each change is visible to pipelines when its method returns.

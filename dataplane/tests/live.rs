@@ -248,6 +248,99 @@ fn vm_process() {
     ethdevs::vm();
 }
 
+/// Blocks in a read; how long until the connection was reset.
+fn reset_after(stream: &TcpStream) -> Duration {
+    let begun = std::time::Instant::now();
+    let error = (&*stream).read(&mut [0; 100]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    begun.elapsed()
+}
+
+#[test]
+fn a_client_that_only_waits_is_reset_when_its_instance_goes() {
+    for workers in [1, 2] {
+        let site = Site::new(&format!("orphan{workers}"));
+        let mut node = site.start(workers);
+        node.say("job 0 1");
+        for (gone, stays, left) in [
+            ("e", "f", "job 1"),
+            ("f", "e", "job 0"),
+            ("e", "f", "detach e"),
+        ] {
+            let open = |service| within(&site.container("c"), || connect(service));
+            let mut streams: Vec<TcpStream> = SERVICES.iter().map(|s| open(s)).collect();
+            streams.extend(SERVICES.iter().map(|s| open(s)));
+            let names: Vec<String> = streams.iter().map(|s| line(s, "before")).collect();
+            assert!(names.iter().any(|n| n == gone) && names.iter().any(|n| n == stays));
+            node.say(left);
+            for (stream, _) in streams.iter().zip(&names).filter(|(_, n)| *n == gone) {
+                let time = reset_after(stream);
+                assert!(time < Duration::from_secs(2), "{time:?}");
+            }
+            for (stream, name) in streams.iter().zip(&names).filter(|(_, n)| *n == stays) {
+                assert_eq!(line(stream, "after"), *name, "the other's goes on");
+            }
+            drop(streams);
+            if left.starts_with("detach") {
+                node.say("attach e");
+            }
+            node.say("job 0 1");
+        }
+        assert_eq!(node.say("balance"), "0", "packets are unaccounted for");
+    }
+}
+
+#[test]
+fn every_packet_is_accounted_for_by_role_and_by_container() {
+    for workers in [1, 2] {
+        let site = Site::new(&format!("books{workers}"));
+        let mut node = site.start(workers);
+        node.say("job 0 1");
+        within(&site.container("c"), || {
+            for service in SERVICES {
+                (0..20).for_each(|_| drop(ask(service).unwrap()));
+                let mut stream = connect(service);
+                line(&stream, "first");
+                // Large ones, and an interface that refuses while they pass.
+                let sent = [vec![7; 1_000_000], vec![10]].concat();
+                let writer = stream.try_clone().unwrap();
+                std::thread::scope(|scope| {
+                    scope.spawn(|| (&writer).write_all(&sent).unwrap());
+                    stream.read_exact(&mut vec![0; sent.len() + 2]).unwrap();
+                });
+                let socket = UdpSocket::bind(if service.contains(':') {
+                    "[::]:0"
+                } else {
+                    "0.0.0.0:0"
+                });
+                let socket = socket.unwrap();
+                // To nobody: what waits is given up, and what is nowhere is dropped.
+                let nowhere = if service.contains(':') {
+                    "fdff:2000::77"
+                } else {
+                    "10.30.0.77"
+                };
+                let _ = socket.send_to(b"x", (nowhere, 7000));
+            }
+        });
+        site.link_down("e");
+        within(&site.container("c"), || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            for _ in 0..50 {
+                socket.send_to(b"x", ("10.18.0.3", 7000)).unwrap();
+            }
+        });
+        assert_eq!(node.say("balance"), "0", "packets are unaccounted for");
+        let numbers = node.say("containers");
+        let numbers: Vec<u64> = numbers.split(' ').map(|n| n.parse().unwrap()).collect();
+        assert_eq!((numbers[0], numbers[2]), (numbers[1], numbers[3]));
+        assert!(
+            numbers[4] > 0,
+            "the kernel took frames for an interface that is down"
+        );
+    }
+}
+
 /// The node's process, started by the others.
 #[test]
 #[ignore = "the other tests start it"]

@@ -152,6 +152,7 @@ fn status(body: &str) -> Outcome {
             dataplane["waiting"],
             text(dataplane, "memory")
         );
+        packets(dataplane)?;
     }
     for container in status["containers"].as_array().into_iter().flatten() {
         let ports: Vec<&str> = container["ports"]
@@ -168,6 +169,66 @@ fn status(body: &str) -> Outcome {
             text(container, "interface"),
             container["pid"],
             ports.join(" ")
+        );
+        let interface = text(container, "interface");
+        let counted = dataplane["containers"].as_array().into_iter().flatten();
+        for port in counted.filter(|port| text(port, "interface") == interface) {
+            say!(
+                "             {} packets ({} bytes) from it, {} packets ({} bytes) to it, {} of these refused",
+                port["packets_in"],
+                port["bytes_in"],
+                port["packets_out"],
+                port["bytes_out"],
+                port["refused"]
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The numbers of an object that are not zero, by name.
+fn numbers(counts: &Value) -> String {
+    let mut list: Vec<String> = counts
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, count)| count.as_u64().is_some_and(|count| count > 0))
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    list.sort_unstable();
+    if list.is_empty() {
+        list.push("none".to_owned());
+    }
+    list.join(", ")
+}
+
+/// What came of all packets, by policies and ports.
+fn packets(dataplane: &Value) -> Outcome {
+    for (label, field) in [
+        ("received", "received"),
+        ("made", "made"),
+        ("sent", "sent"),
+        ("dropped", "drops"),
+        ("consumed", "consumed"),
+        ("events", "events"),
+    ] {
+        say!("{label:<12} {}", numbers(&dataplane[field]));
+    }
+    for policy in dataplane["policies"].as_array().into_iter().flatten() {
+        if policy["picks"] != 0 || policy["refusals"] != 0 {
+            say!(
+                "policy       {}: {} picks, {} refusals",
+                text(policy, "policy"),
+                policy["picks"],
+                policy["refusals"]
+            );
+        }
+    }
+    for port in dataplane["ports"].as_array().into_iter().flatten() {
+        say!(
+            "port         {}: {}",
+            text(port, "role"),
+            numbers(&port["counts"])
         );
     }
     Ok(())
@@ -192,6 +253,16 @@ fn routes(body: &str) -> Outcome {
             route.job,
             backends.join(", ")
         );
+        if let Some(counts) = route.counts {
+            say!(
+                "{:<40} {} flows opened, {} live, {} packets, {} refused",
+                "",
+                counts.opened,
+                counts.live,
+                counts.packets,
+                counts.refused
+            );
+        }
     }
     Ok(())
 }

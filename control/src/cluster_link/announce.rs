@@ -161,6 +161,13 @@ impl Announcements {
         self.present.keys()
     }
 
+    /// Whether the cluster has shown that it knows the instance to be here.
+    pub fn is_confirmed(&self, instance: &Instance) -> bool {
+        self.present
+            .get(instance)
+            .is_some_and(|present| present.confirmed)
+    }
+
     /// Whether a job has an instance here.
     pub fn has_job(&self, job: &str) -> bool {
         self.present.keys().any(|(name, _)| name == job)

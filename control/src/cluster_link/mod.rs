@@ -4,6 +4,7 @@
 //! this task makes the cluster know it, however long that takes.
 
 mod announce;
+mod loads;
 mod queries;
 mod routes;
 mod session;
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use protocol::mqtt::{
-    AddressChanged, HostRequest, HostResult, InterestRemove, NodeStatus, ServiceStatus,
+    AddressChanged, HostRequest, HostResult, InterestRemove, Load, NodeStatus, ServiceStatus,
     SubnetMethod, SubnetRequest, SubnetResult, TableQuery, TableQueryResult, UpdatesAvailable,
 };
 use protocol::topic::{self, NodeTopic, Topic};
@@ -139,6 +140,8 @@ impl ClusterLink {
             host_warned: false,
             queries: Queries::default(),
             announcements: Announcements::default(),
+            loads: loads::Loads::default(),
+            loads_due: now + loads::pause(),
             jobs: HashMap::new(),
             subnet_waiters: Vec::new(),
             refresh_due: now + REFRESH,
@@ -216,6 +219,8 @@ struct Feed {
     host_warned: bool,
     queries: Queries,
     announcements: Announcements,
+    loads: loads::Loads,
+    loads_due: Instant,
     jobs: HashMap<String, Followed>,
     subnet_waiters: Vec<SubnetWaiter>,
     refresh_due: Instant,
@@ -263,7 +268,7 @@ impl Feed {
     fn next_due(&self) -> Instant {
         let mut due = self.interests_due.min(self.refresh_due);
         if self.client.is_some() {
-            due = due.min(self.host_due);
+            due = due.min(self.host_due).min(self.loads_due);
             for moment in self
                 .queries
                 .next_due()
@@ -410,6 +415,10 @@ impl Feed {
             return;
         }
         self.say_due(now);
+        if now >= self.loads_due {
+            self.loads_due = now + loads::pause();
+            self.exchange_loads();
+        }
         self.ask_subnets(now);
         self.ask_host(now);
         for key in self.queries.due(now) {
@@ -419,6 +428,25 @@ impl Feed {
             };
             let seq = self.sequence.next();
             self.send(NodeTopic::TableQuery, &TableQuery { sname, sip, seq });
+        }
+    }
+
+    /// Says what our instances' loads are, and asks for those of others that matter here.
+    fn exchange_loads(&mut self) {
+        let loads = match self.forwarding.loads() {
+            Ok(loads) => loads,
+            Err(error) => return tracing::warn!(%error, "loads could not be read"),
+        };
+        let announcements = &self.announcements;
+        let instances = self
+            .loads
+            .changed(&loads.own, |instance| announcements.is_confirmed(instance));
+        if !instances.is_empty() {
+            let seq = self.sequence.next();
+            self.send(NodeTopic::Load, &Load { instances, seq });
+        }
+        for job in loads.wanted {
+            self.ask(Key::Job(job));
         }
     }
 
@@ -691,6 +719,7 @@ impl Feed {
         }
         self.announcements
             .observe(result, self.endpoint.map(|(host, _)| host.to_canonical()));
+        self.loads.observe(result);
         let routes = routes::job(result);
         let covered = asked_for.is_none_or(|address| routes::covers(&routes, address));
         let unknown = routes.instances.is_empty() && !self.jobs.contains_key(&result.app_name);

@@ -2,19 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use protocol::IpType;
 use protocol::mqtt::{TableEntry, TableQueryResult};
 
 use crate::forwarding::{InstanceRoute, JobRoutes, Pair, Policy, ServiceAddress};
-
-fn policy(ip_type: &IpType) -> Option<Policy> {
-    match ip_type {
-        IpType::RoundRobin => Some(Policy::RoundRobin),
-        IpType::Closest => Some(Policy::Closest),
-        IpType::Underutilized => Some(Policy::Underutilized),
-        _ => None,
-    }
-}
 
 fn instance(entry: &TableEntry) -> Option<InstanceRoute> {
     let instance = &entry.instance;
@@ -33,7 +23,7 @@ fn instance(entry: &TableEntry) -> Option<InstanceRoute> {
             .service_ips()
             .filter_map(|service| {
                 Some(ServiceAddress {
-                    policy: policy(&service.ip_type)?,
+                    policy: Policy::of_type(service.ip_type.as_str())?,
                     addresses: Pair::new(service.address, service.address_v6),
                 })
             })

@@ -3,6 +3,7 @@
 //! Bodies are read as JSON whatever their content type says: the NodeEngine's client does not always say it.
 
 mod capture;
+mod metrics;
 mod show;
 mod socket;
 mod stream;
@@ -114,7 +115,7 @@ pub fn router(
         .route("/status", get(status))
         .route("/routes", get(show::routes))
         .route("/flows", get(show::flows))
-        .route("/metrics", get(show::metrics))
+        .route("/metrics", get(metrics::metrics))
         .route("/capture", get(capture::capture))
         .route("/trace", get(trace::trace))
         .route("/down", post(purge))

@@ -1,6 +1,6 @@
-//! What people and their tools look at: routes, flows, metrics.
+//! What people and their tools look at: routes and flows.
 
-use std::fmt::Write as _;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{Query, State};
@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::App;
-use crate::forwarding::{FlowLine, RouteLine};
+use crate::forwarding::{CommandError, FlowLine, RouteLine, ServiceCounts};
 use crate::node::Refusal;
 
 /// One line of the route table.
@@ -22,6 +22,33 @@ pub struct RouteView {
     pub kind: String,
     /// Where it leads.
     pub backends: Vec<BackendView>,
+    /// What is counted of a Service IP's job and policy; absent for other addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<CountsView>,
+}
+
+/// What a service has seen since its route became known.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct CountsView {
+    /// Flows opened.
+    pub opened: u64,
+    /// Live flows.
+    pub live: u64,
+    /// Packets of its flows, both directions.
+    pub packets: u64,
+    /// Packets refused for want of an instance.
+    pub refused: u64,
+}
+
+impl From<&ServiceCounts> for CountsView {
+    fn from(counts: &ServiceCounts) -> Self {
+        Self {
+            opened: counts.opened,
+            live: counts.live,
+            packets: counts.packets,
+            refused: counts.refused,
+        }
+    }
 }
 
 /// One backend of a route.
@@ -50,6 +77,7 @@ impl From<RouteLine> for RouteView {
                     via,
                 })
                 .collect(),
+            counts: None,
         }
     }
 }
@@ -90,11 +118,24 @@ pub(super) fn failed(error: impl std::fmt::Display) -> Refusal {
 
 pub(super) async fn routes(State(app): State<App>) -> Result<Response, Refusal> {
     let forwarding = app.node.forwarding();
-    let lines = tokio::task::spawn_blocking(move || forwarding.routes())
-        .await
-        .map_err(failed)?
-        .map_err(failed)?;
-    let views: Vec<RouteView> = lines.into_iter().map(Into::into).collect();
+    let (lines, services) = tokio::task::spawn_blocking(move || {
+        Ok::<_, CommandError>((forwarding.routes()?, forwarding.stats()?.services))
+    })
+    .await
+    .map_err(failed)?
+    .map_err(failed)?;
+    let counts: HashMap<IpAddr, CountsView> = services
+        .iter()
+        .flat_map(|service| service.addresses.iter().map(move |a| (*a, service.into())))
+        .collect();
+    let views: Vec<RouteView> = lines
+        .into_iter()
+        .map(RouteView::from)
+        .map(|view| RouteView {
+            counts: counts.get(&view.address).copied(),
+            ..view
+        })
+        .collect();
     Ok(axum::Json(views).into_response())
 }
 
@@ -119,86 +160,4 @@ pub(super) async fn flows(
         .map_err(failed)?;
     let views: Vec<FlowView> = lines.into_iter().map(Into::into).collect();
     Ok(axum::Json(views).into_response())
-}
-
-/// Counters in the text format of Prometheus.
-pub(super) async fn metrics(State(app): State<App>) -> Response {
-    let status = app.node.status().await;
-    let mut text = String::new();
-    let mut gauge = |name: &str, help: &str, value: u64| {
-        let _ = write!(
-            text,
-            "# HELP netmanager_{name} {help}\n# TYPE netmanager_{name} gauge\nnetmanager_{name} {value}\n"
-        );
-    };
-    gauge(
-        "up",
-        "Whether the node has its subnetwork and forwards.",
-        status.up.into(),
-    );
-    gauge(
-        "link_connected",
-        "Whether the broker is connected.",
-        status.link.connected.into(),
-    );
-    gauge(
-        "containers",
-        "Attached containers.",
-        status.containers.len() as u64,
-    );
-    gauge(
-        "subnetworks",
-        "Subnetworks held.",
-        status.subnetworks.len() as u64,
-    );
-    gauge(
-        "table_queries",
-        "Table queries unanswered or waiting.",
-        status.link.queries as u64,
-    );
-    gauge(
-        "announcements_unconfirmed",
-        "Announcements that the cluster has not confirmed.",
-        status.link.unconfirmed as u64,
-    );
-    gauge(
-        "malformed_messages",
-        "Messages that could not be understood.",
-        status.link.malformed,
-    );
-    gauge(
-        "addresses_reused_early",
-        "Addresses handed out again before they had rested.",
-        status.reused_early,
-    );
-    if let Some(dataplane) = status.dataplane {
-        gauge("flows", "Live flows.", dataplane.flows);
-        gauge(
-            "flow_capacity",
-            "Flows that the table holds.",
-            dataplane.flow_capacity,
-        );
-        gauge(
-            "packets_waiting",
-            "Packets that wait for a route.",
-            dataplane.waiting,
-        );
-        for (name, label, counts) in [
-            ("packets_received", "port", dataplane.received),
-            ("packets_sent", "port", dataplane.sent),
-            ("packets_dropped", "reason", dataplane.drops),
-            ("events", "event", dataplane.events),
-        ] {
-            let _ = writeln!(text, "# TYPE netmanager_{name}_total counter");
-            let mut counts: Vec<_> = counts.into_iter().collect();
-            counts.sort_unstable();
-            for (value, packets) in counts {
-                let _ = writeln!(
-                    text,
-                    "netmanager_{name}_total{{{label}=\"{value}\"}} {packets}"
-                );
-            }
-        }
-    }
-    ([("content-type", "text/plain; version=0.0.4")], text).into_response()
 }

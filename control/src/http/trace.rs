@@ -17,7 +17,7 @@ use super::App;
 use super::capture::refused;
 use super::show::failed;
 use super::stream::{self, Sink};
-use crate::forwarding::{Forwarding, Policy};
+use crate::forwarding::Forwarding;
 use crate::node::Refusal;
 
 /// What is asked for.
@@ -301,15 +301,13 @@ fn words(
             backend: number,
             turns,
         } => {
-            let (short, long) = match policy {
-                Policy::RoundRobin => ("rr", "round robin"),
-                Policy::Closest => ("closest", "closest"),
-                Policy::Underutilized => ("underutilized", "underutilized"),
-            };
-            fields.insert("policy".to_owned(), json!(short));
+            fields.insert("policy".to_owned(), json!(policy.name()));
             fields.insert("turns".to_owned(), json!(turns));
             let name = backend(names, number, fields);
-            let text = format!("no flow yet: {long} picks {name}, of {turns} turns");
+            let text = format!(
+                "no flow yet: policy {} picks {name}, of {turns} turns",
+                policy.name()
+            );
             ("picked", text)
         }
         Step::Routed {

@@ -3,11 +3,13 @@
 //! Short facts live under one plain lock that is never held over an `await`; each instance has a turn of its own, so
 //! deploys of different instances run side by side and nothing waits for the cluster.
 
+mod dataplane_status;
 mod deploy;
 mod register;
 mod stop;
 mod watch;
 
+pub use dataplane_status::{DataplaneStatus, PolicyView, PortView, RoleView, ServiceView};
 pub use deploy::Kind;
 pub use stop::purge_without_daemon;
 
@@ -26,7 +28,7 @@ use crate::attach::namespace::{Namespace, inode_of_process};
 use crate::cluster_link::{ClusterLink, Command, LinkStatus, Sequence};
 use crate::config::{NetConfig, TunConfig};
 use crate::firewall::{Firewall, Rules};
-use crate::forwarding::{AccessKind, Attachment, Event, Forwarding, Stats};
+use crate::forwarding::{AccessKind, Attachment, Event, Forwarding};
 use crate::host;
 use crate::instance;
 use crate::netlink::Netlink;
@@ -162,54 +164,6 @@ pub struct ContainerStatus {
     pub pid: i32,
     /// Published ports, as `host:container/transport`.
     pub ports: Vec<String>,
-}
-
-/// Counters of the data plane.
-#[derive(Clone, Debug, Serialize)]
-pub struct DataplaneStatus {
-    /// How memory was had.
-    pub memory: String,
-    /// Worker lcores.
-    pub workers: usize,
-    /// Live flows and room for them.
-    pub flows: u64,
-    /// Flows that the table holds.
-    pub flow_capacity: u64,
-    /// Packets waiting for a route.
-    pub waiting: u64,
-    /// Jobs with a route.
-    pub jobs: usize,
-    /// Received packets by port role.
-    pub received: HashMap<&'static str, u64>,
-    /// Sent packets by port role.
-    pub sent: HashMap<&'static str, u64>,
-    /// Dropped packets by reason.
-    pub drops: HashMap<&'static str, u64>,
-    /// Other events.
-    pub events: HashMap<&'static str, u64>,
-}
-
-impl From<Stats> for DataplaneStatus {
-    fn from(stats: Stats) -> Self {
-        let map = |counts: Vec<crate::forwarding::Count>| {
-            counts
-                .into_iter()
-                .map(|count| (count.name, count.packets))
-                .collect()
-        };
-        Self {
-            memory: stats.memory,
-            workers: stats.workers,
-            flows: stats.flows,
-            flow_capacity: stats.flow_capacity,
-            waiting: stats.waiting,
-            jobs: stats.jobs,
-            received: map(stats.received),
-            sent: map(stats.sent),
-            drops: map(stats.drops),
-            events: map(stats.events),
-        }
-    }
 }
 
 impl Node {

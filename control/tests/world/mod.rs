@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use control::config::{NetConfig, TunConfig};
 use control::forwarding::{
     AccessKind, Attachment, BackendLine, Capture, CaptureOptions, CommandError, Event, FlowLine,
-    Forwarding, JobRoutes, NextHop, Pair, PortLine, RouteLine, Stats, Subnet, Trace, TraceFilter,
+    Forwarding, JobRoutes, Loads, NextHop, Pair, PortLine, RouteLine, Stats, Subnet, Trace,
+    TraceFilter,
 };
 use control::node::{Kind, Node, Options, Refusal};
 use nix::sched::{CloneFlags, unshare};
@@ -80,6 +81,9 @@ pub struct Recorder {
     pub unresolvable: Mutex<Vec<IpAddr>>,
     pub next_hops: Mutex<HashMap<IpAddr, NextHop>>,
     pub idle: Mutex<HashMap<String, Duration>>,
+    pub loads: Mutex<Loads>,
+    pub stats: Mutex<Stats>,
+    pub routes: Mutex<Vec<RouteLine>>,
     pub host_interface: u32,
     pub host_instance: Mutex<Option<Pair>>,
 }
@@ -130,10 +134,13 @@ impl Forwarding for Recorder {
         Ok(())
     }
     fn stats(&self) -> Result<Stats, CommandError> {
-        Ok(Stats::default())
+        Ok(self.stats.lock().unwrap().clone())
+    }
+    fn loads(&self) -> Result<Loads, CommandError> {
+        Ok(self.loads.lock().unwrap().clone())
     }
     fn routes(&self) -> Result<Vec<RouteLine>, CommandError> {
-        Ok(Vec::new())
+        Ok(self.routes.lock().unwrap().clone())
     }
     fn flows(&self, _: usize) -> Result<Vec<FlowLine>, CommandError> {
         Ok(Vec::new())

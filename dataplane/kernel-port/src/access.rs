@@ -31,6 +31,9 @@ pub const MAX_WORKERS: usize = 256;
 /// Frames that wait for [`AccessPort::flush`]; pushing one more flushes.
 pub const QUEUE: usize = 128;
 
+/// Interfaces that may refuse within one flush and are told apart.
+const REFUSING: usize = 2 * QUEUE;
+
 /// Further tries in one flush when the kernel has no room.
 const RETRIES: usize = 4;
 
@@ -240,6 +243,8 @@ pub struct AccessPort {
     outbox: Outbox,
     stats: AccessStats,
     flushed: Sent,
+    /// Frames not sent since somebody asked, by interface.
+    refused: Vec<(u32, usize)>,
 }
 
 impl AccessPort {
@@ -281,6 +286,7 @@ impl AccessPort {
             outbox: Outbox::new(QUEUE),
             stats: AccessStats::default(),
             flushed: Sent::default(),
+            refused: Vec::with_capacity(REFUSING),
             socket,
         })
     }
@@ -398,6 +404,7 @@ impl AccessPort {
         }
         self.interfaces[self.queue.len()] = interface;
         if self.queue.push(mbuf).is_err() {
+            self.refuse(interface, 1);
             self.drop_packets(1, |stats| &mut stats.tx_would_block);
         }
     }
@@ -428,6 +435,7 @@ impl AccessPort {
             let protocol = byte_at(mbuf, 12).zip(byte_at(mbuf, 13));
             let header = header_for(mbuf);
             let (Some(protocol), Ok(header)) = (protocol, header) else {
+                self.refuse(interface, 1);
                 self.drop_packets(1, |stats| &mut stats.tx_invalid);
                 at += 1;
                 continue;
@@ -450,6 +458,7 @@ impl AccessPort {
                     if full == Full::Outbox {
                         return at;
                     }
+                    self.refuse(interface, 1);
                     self.drop_packets(1, |stats| &mut stats.tx_invalid);
                 }
             }
@@ -478,6 +487,9 @@ impl AccessPort {
                 Some(libc::EAGAIN | libc::EINTR) if tries > 0 => tries -= 1,
                 Some(libc::EAGAIN | libc::EINTR) => {
                     let left = self.outbox.len() - first;
+                    for index in first..self.outbox.len() {
+                        self.refuse_label(index, 1);
+                    }
                     self.drop_packets(left, |stats| &mut stats.tx_would_block);
                     return;
                 }
@@ -486,9 +498,11 @@ impl AccessPort {
                     let before = self.outbox.len();
                     self.outbox.retain_from(first, |label, _| label.tag != gone);
                     let dropped = before - self.outbox.len();
+                    self.refuse(u32::try_from(gone).unwrap_or(0), dropped);
                     self.drop_packets(dropped, |stats| &mut stats.tx_interface_down);
                 }
                 other => {
+                    self.refuse_label(first, 1);
                     self.drop_packets(
                         1,
                         match other {
@@ -503,6 +517,32 @@ impl AccessPort {
                 }
             }
         }
+    }
+
+    /// Notes whose frame was not sent. Where more interfaces refuse at once than are told apart, the rest is in the
+    /// port's own numbers alone.
+    #[cold]
+    fn refuse(&mut self, interface: u32, frames: usize) {
+        if let Some((_, count)) = self
+            .refused
+            .iter_mut()
+            .find(|(other, _)| *other == interface)
+        {
+            *count += frames;
+        } else if self.refused.len() < REFUSING {
+            self.refused.push((interface, frames));
+        }
+    }
+
+    #[cold]
+    fn refuse_label(&mut self, index: usize, frames: usize) {
+        let interface = self.outbox.label(index).tag;
+        self.refuse(u32::try_from(interface).unwrap_or(0), frames);
+    }
+
+    /// Hands out how many frames to which interfaces were not sent since the call before.
+    pub fn take_refused(&mut self, sink: impl FnMut((u32, usize))) {
+        self.refused.drain(..).for_each(sink);
     }
 
     fn drop_packets(&mut self, count: usize, reason: Reason) {

@@ -353,26 +353,57 @@ fn write_tcp_reset(into: &mut [u8], l3: &[u8], headers: &Headers) -> Option<usiz
             TcpFlags::RST.with(TcpFlags::ACK),
         )
     };
-    let mut reset = tcp::Build {
+    let reset = tcp::Build {
         source_port: headers.destination_port,
         destination_port: headers.source_port,
         sequence,
         acknowledgement,
         flags,
         window: 0,
-    }
-    .to_bytes();
-    let (source, destination) = (headers.destination, headers.source);
+    };
+    write_segment(into, headers.destination, headers.source, &reset)
+}
+
+/// Writes a bare ACK that asks the connection's other end where it stands: with a `sequence` outside its window, which
+/// it answers with an acknowledgement of what it expects (RFC 9293 section 3.10.7.4). From `source` and its port to
+/// `destination` and its port, host byte order. The number of bytes.
+///
+/// # Errors
+/// [`Unanswered::Buffer`].
+pub fn tcp_challenge(
+    into: &mut [u8],
+    source: (Address, u16),
+    destination: (Address, u16),
+    sequence: u32,
+) -> Result<usize, Unanswered> {
+    let segment = tcp::Build {
+        source_port: source.1,
+        destination_port: destination.1,
+        sequence,
+        acknowledgement: 0,
+        flags: TcpFlags::ACK,
+        window: 0,
+    };
+    write_segment(into, source.0, destination.0, &segment).ok_or(Unanswered::Buffer)
+}
+
+fn write_segment(
+    into: &mut [u8],
+    source: Address,
+    destination: Address,
+    segment: &tcp::Build,
+) -> Option<usize> {
+    let mut bytes = segment.to_bytes();
     let mut sum = Accumulator::starting_with(checksum::pseudo_header(
         source,
         destination,
         Protocol::TCP.0,
         tcp::HEADER_LEN,
     ));
-    sum.add(&reset);
-    set_checksum(&mut reset, 16, !sum.sum())?;
-    let ip_len = match headers.version {
-        Version::V4 => {
+    sum.add(&bytes);
+    set_checksum(&mut bytes, 16, !sum.sum())?;
+    let ip_len = match (source.is_v4(), destination.is_v4()) {
+        (true, true) => {
             let build = ipv4::Build {
                 source,
                 destination,
@@ -386,7 +417,7 @@ fn write_tcp_reset(into: &mut [u8], l3: &[u8], headers: &Headers) -> Option<usiz
             *into.first_chunk_mut()? = build.to_bytes();
             ipv4::HEADER_LEN
         }
-        Version::V6 => {
+        (false, false) => {
             let build = ipv6::Build {
                 source,
                 destination,
@@ -399,8 +430,9 @@ fn write_tcp_reset(into: &mut [u8], l3: &[u8], headers: &Headers) -> Option<usiz
             *into.first_chunk_mut()? = build.to_bytes();
             ipv6::HEADER_LEN
         }
+        _ => return None,
     };
-    *into.get_mut(ip_len..)?.first_chunk_mut()? = reset;
+    *into.get_mut(ip_len..)?.first_chunk_mut()? = bytes;
     Some(ip_len + tcp::HEADER_LEN)
 }
 

@@ -115,6 +115,24 @@ proptest! {
             prop_assert_eq!(tcp.acknowledgment_number(), 0xffff_fff0u32.wrapping_add(u32::try_from(len).unwrap()));
         }
     }
+
+    #[test]
+    fn a_challenge_is_a_bare_acknowledgement(spec in spec(1), sequence in any::<u32>()) {
+        let mut into = [0; 64];
+        let (from, to) = ((spec.destination, spec.destination_port), (spec.source, spec.source_port));
+        let len = answer::tcp_challenge(&mut into, from, to, sequence).unwrap();
+        let packet = &into[..len];
+        assert_right(packet);
+        let headers = parse(packet);
+        prop_assert_eq!((headers.source, headers.source_port), from);
+        prop_assert_eq!((headers.destination, headers.destination_port), to);
+        prop_assert_eq!((headers.tcp_flags.0, headers.payload_len()), (16, 0));
+        let tcp = TcpSlice::from_slice(&packet[usize::from(headers.l4_offset)..]).unwrap();
+        prop_assert_eq!(tcp.sequence_number(), sequence);
+        let other = gateway(!spec.v4());
+        prop_assert_eq!(answer::tcp_challenge(&mut into, from, (other, 1), 0), Err(Unanswered::Buffer));
+        prop_assert_eq!(answer::tcp_challenge(&mut into[..39], from, to, 0), Err(Unanswered::Buffer));
+    }
 }
 
 #[test]

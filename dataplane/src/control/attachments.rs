@@ -21,6 +21,17 @@ pub(super) struct Attached {
     pub(super) device: Option<Port>,
 }
 
+impl Attached {
+    /// What people call its port, and what kind of port it is.
+    pub(super) fn name(&self) -> (String, &'static str) {
+        match (&self.attachment.port, &self.device) {
+            (AccessKind::Packet { interface, .. }, _) => (interface.clone(), "packet"),
+            (AccessKind::Ethdev { .. }, Some(device)) => (device.name().to_owned(), "ethdev"),
+            (AccessKind::Ethdev { devargs }, None) => (devargs.clone(), "ethdev"),
+        }
+    }
+}
+
 pub(super) fn v4_bits(pair: Pair) -> u32 {
     pair.v4.map_or(0, u32::from)
 }
@@ -51,6 +62,20 @@ impl Controller {
         }
         self.next_slot += 1;
         Ok(slot)
+    }
+
+    // What a container's numbers are kept under. A used one has rested: no worker counts for its former owner.
+    fn take_number(&mut self) -> u16 {
+        let number = self.free_numbers.pop().unwrap_or_else(|| {
+            // There are no more than slots at one time, and fewer slots than a u16 counts.
+            self.next_number = self.next_number.wrapping_add(1);
+            self.next_number - 1
+        });
+        for worker in &self.workers {
+            worker.counters.tally.clear_port(number);
+        }
+        self.tables.activity.clear(number);
+        number
     }
 
     fn filter(&mut self) -> Result<(), CommandError> {
@@ -114,6 +139,7 @@ impl Controller {
         let port = AccessSlot {
             ifindex,
             worker: self.owner(attachment.namespace),
+            number: self.take_number(),
             mac: attachment.mac,
             namespace_v4: v4_bits(attachment.namespace),
             namespace_v6: v6_address(attachment.namespace),
@@ -147,11 +173,7 @@ impl Controller {
     /// The access ports and their names.
     pub(super) fn port_lines(&self) -> Vec<PortLine> {
         let line = |(&number, attached): (&u32, &Attached)| {
-            let (name, kind) = match (&attached.attachment.port, &attached.device) {
-                (AccessKind::Packet { interface, .. }, _) => (interface.clone(), "packet"),
-                (AccessKind::Ethdev { .. }, Some(device)) => (device.name().to_owned(), "ethdev"),
-                (AccessKind::Ethdev { devargs }, None) => (devargs.clone(), "ethdev"),
-            };
+            let (name, kind) = attached.name();
             PortLine {
                 port: CapturePort::Access(number),
                 name,
@@ -207,7 +229,7 @@ impl Controller {
                 self.remove_route(address.into());
             }
         }
-        self.relocate(gone.attachment.namespace, Location::Nowhere);
+        self.leave(gone.attachment.namespace);
         for address in gone.attachment.namespace.iter() {
             self.owners.remove(&address.into());
         }
@@ -215,6 +237,8 @@ impl Controller {
         if let Some(device) = gone.device {
             self.unplug(ifindex, gone.port.worker, device);
         }
+        self.rest(Resting::Number(gone.port.number));
+        self.dirty = true;
         filtered.map(|()| true)
     }
 
@@ -282,6 +306,7 @@ impl Controller {
         self.publish_host(AccessSlot {
             ifindex: 0,
             worker: 0,
+            number: 0,
             mac: [0; 6],
             namespace_v4: v4_bits(gateway),
             namespace_v6: v6_address(gateway),

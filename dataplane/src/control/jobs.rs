@@ -12,15 +12,17 @@ use std::time::Instant;
 
 use net::address::Address;
 
+mod lines;
+mod rotation;
+
 use super::attachments::{v4_bits, v6_address};
 use super::{Controller, Resting};
-use crate::api::{BackendLine, CommandError, InstanceRoute, JobRoutes, Pair, Policy, RouteLine};
+use crate::api::{CommandError, InstanceRoute, JobRoutes, Pair, Policy};
 use crate::tables::low32;
 use crate::tables::region::{Backend, BackendRef, Location};
-use crate::tables::routes::{BackendSet, Members, Route, set_cells, write_set};
-
-/// Turns of a weighted rotation at most; weights are scaled down beyond that.
-const TURNS_MAX: usize = 4096;
+use crate::tables::routes::{Route, set_cells, write_set};
+use crate::tally::OfService;
+use rotation::rotation;
 
 /// What a backend is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,44 +81,6 @@ fn full(error: impl std::fmt::Display) -> CommandError {
     CommandError::Full(error.to_string())
 }
 
-/// Spreads weighted backends over a rotation: each as often as its weight, as evenly as can be (smooth weighted round
-/// robin). Equal weights give each one turn.
-fn rotation(members: &[(BackendRef, u8)]) -> Vec<BackendRef> {
-    let mut divisor = members
-        .iter()
-        .fold(0u32, |d, (_, w)| gcd(d, u32::from((*w).max(1))))
-        .max(1);
-    let total: u32 = members.iter().map(|(_, w)| u32::from((*w).max(1))).sum();
-    while (total / divisor) as usize > TURNS_MAX.max(members.len()) {
-        divisor += 1;
-    }
-    let mut queue: Vec<(BackendRef, i64, i64)> = members
-        .iter()
-        .map(|(r, w)| (*r, i64::from((u32::from((*w).max(1)) / divisor).max(1)), 0))
-        .collect();
-    let sum: i64 = queue.iter().map(|m| m.1).sum();
-    if queue.iter().all(|m| m.1 == 1) {
-        return queue.into_iter().map(|m| m.0).collect();
-    }
-    let mut turns = Vec::new();
-    for _ in 0..sum {
-        for member in &mut queue {
-            member.2 += member.1;
-        }
-        // The first of the highest, so that the order is the same each time.
-        let Some(next) = queue.iter_mut().rev().max_by_key(|m| m.2) else {
-            break;
-        };
-        next.2 -= sum;
-        turns.push(next.0);
-    }
-    turns
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
 impl Controller {
     pub(super) fn set_route(&mut self, address: Address, route: Route) -> Result<(), CommandError> {
         let old = self
@@ -170,8 +134,9 @@ impl Controller {
                 break;
             }
             self.next_backend = id + 1;
-            match self.tables.region.backend_at(id) {
-                Some((reference, backend)) => {
+            let reference = BackendRef { id, generation };
+            match self.tables.region.record(reference) {
+                Some(backend) => {
                     if let Location::Local(_) = backend.location {
                         self.tables.region.update_backend(
                             reference,
@@ -227,7 +192,7 @@ impl Controller {
             .map_err(full)
     }
 
-    /// Publishes the hosts whose distance decides something: those of jobs with a Closest address.
+    /// Publishes the hosts whose distance decides something: those of jobs with an address that goes by it.
     pub(crate) fn publish_probed(&mut self) {
         if !std::mem::take(&mut self.probed_changed) {
             return;
@@ -248,7 +213,7 @@ impl Controller {
 
     // Counts each remote host of the job's instances for or against being probed.
     fn count_probed(&mut self, job: &Job, add: bool) {
-        if !job.services.contains_key(&Policy::Closest) {
+        if !job.services.keys().any(|policy| policy.by_distance()) {
             return;
         }
         for (_, _, instance) in &job.instances {
@@ -295,6 +260,13 @@ impl Controller {
         };
         let load = instance.load.unwrap_or(0);
         if let Some(&reference) = self.backends.get(&identity) {
+            // It left this node, and the job does not say that it is elsewhere now: this is news of before.
+            if let Location::Host(_) = location
+                && self.left.get(&reference) == Some(&instance.host)
+            {
+                return Ok((identity, reference));
+            }
+            self.left.remove(&reference);
             self.tables
                 .region
                 .update_backend(reference, location, instance.draining, load);
@@ -397,7 +369,13 @@ impl Controller {
             .collect();
         for policy in policies {
             let list = addresses.get(&policy).filter(|l| !l.is_empty()).cloned();
-            self.publish_service(job, policy, list)?;
+            let list = list.or_else(|| {
+                // One that picks by another policy now is that one's.
+                let taken = |a: &Address| addresses.values().any(|list| list.contains(a));
+                let kept = job.services.get(&policy)?.addresses.iter().copied();
+                Some(kept.filter(|a| !taken(a)).collect())
+            });
+            self.publish_service(job, policy, list.unwrap_or_default())?;
         }
         Ok(())
     }
@@ -406,22 +384,13 @@ impl Controller {
         &mut self,
         job: &mut Job,
         policy: Policy,
-        addresses: Option<Vec<Address>>,
+        addresses: Vec<Address>,
     ) -> Result<(), CommandError> {
         let members: Vec<(BackendRef, u8)> = job
             .instances
             .iter()
             .filter(|(_, _, i)| !i.draining)
-            .map(|(_, reference, i)| {
-                (
-                    *reference,
-                    if policy == Policy::RoundRobin {
-                        i.weight
-                    } else {
-                        1
-                    },
-                )
-            })
+            .map(|(_, reference, i)| (*reference, if policy.by_weight() { i.weight } else { 1 }))
             .collect();
         let turns = rotation(&members);
         let cells = set_cells(turns.len());
@@ -440,7 +409,6 @@ impl Controller {
             ),
             None => (self.take_service()?, None, Vec::new()),
         };
-        let addresses = addresses.unwrap_or_else(|| before.clone());
         for &address in &addresses {
             self.set_route(
                 address,
@@ -471,8 +439,18 @@ impl Controller {
     }
 
     fn take_service(&mut self) -> Result<u32, CommandError> {
-        if let Some(number) = self.free_services.pop() {
-            return Ok(number);
+        // Not one that a flow still carries: it would be counted for the new owner.
+        for _ in 0..self.free_services.len().min(64) {
+            let Some(number) = self.free_services.pop_front() else {
+                break;
+            };
+            if self.tallied(|t| t.service(number, OfService::Live)) == 0 {
+                for worker in &self.workers {
+                    worker.counters.tally.clear_service(number);
+                }
+                return Ok(number);
+            }
+            self.free_services.push_back(number);
         }
         let number = self.next_service;
         if number as usize >= crate::tables::SERVICES {
@@ -510,6 +488,9 @@ impl Controller {
             }
         }
         self.tables.region.remove_backend(reference);
+        self.tables.count_departure();
+        self.left.remove(&reference);
+        self.dirty = true;
         for address in both(identity.namespace) {
             if let Some(list) = self.namespaces.get_mut(&address) {
                 list.retain(|r| *r != reference);
@@ -546,7 +527,7 @@ impl Controller {
     pub(super) fn instance_ips(&self, namespace: Pair) -> Pair {
         let last = |address: Address| {
             let list = self.namespaces.get(&address)?;
-            self.tables.region.backend(*list.last()?)
+            self.tables.region.record(*list.last()?)
         };
         let v4 = namespace.v4.and_then(|a| last(IpAddr::V4(a).into()));
         let v6 = namespace.v6.and_then(|a| last(IpAddr::V6(a).into()));
@@ -566,7 +547,8 @@ impl Controller {
             .iter()
             .filter_map(|address| self.namespaces.get(&address.into()));
         for &reference in lists.flatten() {
-            if let Some(backend) = self.tables.region.backend(reference) {
+            if let Some(backend) = self.tables.region.record(reference) {
+                self.left.remove(&reference);
                 self.tables.region.update_backend(
                     reference,
                     location,
@@ -577,122 +559,26 @@ impl Controller {
         }
     }
 
-    pub(crate) fn backend_lines(&self) -> Vec<BackendLine> {
-        let line = |name: &String, reference: BackendRef, instance: &InstanceRoute| {
-            let place = |v4| self.backend_line(reference, v4);
-            Some(BackendLine {
-                backend: reference.id,
-                job: name.clone(),
-                instance: instance.number,
-                namespace: instance.namespace,
-                via: place(true).or_else(|| place(false))?.2,
-            })
-        };
-        self.jobs
+    /// The container of these backends has left this node. The cluster will say so, too; until then, and whether or not
+    /// it can be reached, flows to them end and no new ones are opened.
+    pub(super) fn leave(&mut self, namespace: Pair) {
+        let references: Vec<BackendRef> = namespace
             .iter()
-            .flat_map(|(name, job)| {
-                job.instances
-                    .iter()
-                    .filter_map(move |(_, reference, instance)| line(name, *reference, instance))
-            })
-            .collect()
-    }
-
-    pub(super) fn route_lines(&self) -> Vec<RouteLine> {
-        let mut lines = Vec::new();
-        for (name, job) in &self.jobs {
-            for service in job.services.values() {
-                let set = BackendSet::at(&self.tables.arena, service.set);
-                for address in &service.addresses {
-                    let mut backends: Vec<_> = (0..set.len())
-                        .filter_map(|n| set.get(n))
-                        .filter_map(|r| self.backend_line(r, address.is_v4()))
-                        .collect();
-                    backends.sort();
-                    backends.dedup();
-                    lines.push(RouteLine {
-                        job: name.clone(),
-                        address: address.to_ip(),
-                        kind: match service.policy {
-                            Policy::RoundRobin => "rr",
-                            Policy::Closest => "closest",
-                            Policy::Underutilized => "underutilized",
-                        },
-                        backends,
-                    });
-                }
-            }
-            for (_, reference, instance) in &job.instances {
-                for (kind, pair) in [
-                    ("instance", instance.instance),
-                    ("namespace", instance.namespace),
-                ] {
-                    for address in pair.iter() {
-                        lines.push(RouteLine {
-                            job: name.clone(),
-                            address,
-                            kind,
-                            backends: self
-                                .backend_line(*reference, address.is_ipv4())
-                                .into_iter()
-                                .collect(),
-                        });
-                    }
-                }
+            .filter_map(|address| self.namespaces.get(&address.into()))
+            .flatten()
+            .copied()
+            .collect();
+        for reference in references {
+            self.tables.region.leave_backend(reference);
+            let said = self
+                .jobs
+                .values()
+                .flat_map(|job| &job.instances)
+                .find(|(_, other, _)| *other == reference);
+            if let Some((_, _, instance)) = said {
+                self.left.insert(reference, instance.host);
             }
         }
-        lines.sort_by(|a, b| (&a.job, a.kind, a.address).cmp(&(&b.job, b.kind, b.address)));
-        lines
-    }
-
-    fn backend_line(&self, reference: BackendRef, v4: bool) -> Option<(u32, IpAddr, String)> {
-        let backend = self.tables.region.backend(reference)?;
-        let address = if v4 {
-            Address::from_v4_bits(backend.namespace.0).to_ip()
-        } else {
-            backend.namespace.1.to_ip()
-        };
-        let place = match backend.location {
-            Location::Local(_) => "local".to_owned(),
-            Location::Nowhere => "not attached".to_owned(),
-            Location::Host(host) => self.tables.region.host(host).map_or_else(
-                || "unknown".to_owned(),
-                |at| crate::pipeline::endpoint(at).to_string(),
-            ),
-        };
-        Some((backend.number, address, place))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reference(id: u32) -> BackendRef {
-        BackendRef { id, generation: 1 }
-    }
-
-    #[test]
-    fn equal_weights_give_one_turn_each() {
-        let members: Vec<_> = (0..300).map(|id| (reference(id), 9)).collect();
-        assert_eq!(rotation(&members).len(), 300);
-    }
-
-    #[test]
-    fn weights_are_kept_and_spread() {
-        let turns = rotation(&[(reference(0), 4), (reference(1), 2), (reference(2), 2)]);
-        let ids: Vec<_> = turns.iter().map(|r| r.id).collect();
-        assert_eq!(ids.iter().filter(|&&id| id == 0).count(), 2);
-        assert_eq!(ids.len(), 4);
-        assert!(ids.windows(2).all(|w| w[0] != w[1]), "{ids:?}");
-    }
-
-    #[test]
-    fn a_rotation_is_bounded() {
-        let members: Vec<_> = (0..200u32)
-            .map(|id| (reference(id), u8::try_from(id % 255 + 1).unwrap()))
-            .collect();
-        let turns = rotation(&members);
-        assert!(turns.len() <= TURNS_MAX && (0..200).all(|id| turns.iter().any(|t| t.id == id)));
+        self.tables.count_departure();
     }
 }

@@ -7,11 +7,13 @@
 mod attachments;
 mod ethdevs;
 mod jobs;
+mod loads;
 mod paths;
 mod queries;
+mod statistics;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
@@ -22,11 +24,11 @@ use net::address::Address;
 
 use crate::access::Changer;
 use crate::api::{
-    Attachment, BackendLine, CommandError, Count, Event, FlowLine, JobRoutes, NextHop, PortLine,
+    Attachment, BackendLine, CommandError, Event, FlowLine, JobRoutes, Loads, NextHop, PortLine,
     RouteLine, Stats, Subnet,
 };
 use crate::clock;
-use crate::counters::{Counter, Counters, Group};
+use crate::counters::Counters;
 use crate::observe::capture::{Capture, CaptureOptions};
 use crate::observe::trace::{Trace, TraceFilter};
 use crate::tables::arena::Allocator;
@@ -76,6 +78,7 @@ pub enum Command {
     Backends(Reply<Vec<BackendLine>>),
     Capture(CaptureOptions, Reply<Capture>),
     Trace(TraceFilter, Reply<Trace>),
+    Loads(Reply<Loads>),
     Stop(Reply<()>),
 }
 
@@ -94,11 +97,17 @@ pub struct WorkerLink {
 pub trait Interfaces: Send {
     /// Each interface index with the worker that owns its container; replaces what was said before.
     fn set_interfaces(&mut self, interfaces: &[(u32, usize)]) -> Result<(), KernelPortError>;
+    /// Frames that the kernel had no room for.
+    fn drops(&mut self) -> u64;
 }
 
 impl Interfaces for AccessGroup {
     fn set_interfaces(&mut self, interfaces: &[(u32, usize)]) -> Result<(), KernelPortError> {
         AccessGroup::set_interfaces(self, interfaces)
+    }
+
+    fn drops(&mut self) -> u64 {
+        self.ring_drops().iter().sum()
     }
 }
 
@@ -127,13 +136,20 @@ pub struct Controller {
     probed: BTreeMap<u32, usize>,
     probed_changed: bool,
     next_service: u32,
-    free_services: Vec<u32>,
+    /// Numbers of services that are gone, the longest gone first; flows may still carry them.
+    free_services: VecDeque<u32>,
+    /// Per service of a policy by load: when it last opened flows.
+    usage: HashMap<u32, loads::Usage>,
+    /// Backends whose container left this node, and where their job said that they were.
+    left: HashMap<BackendRef, SocketAddr>,
     attached: HashMap<u32, Attached>,
     /// Where ethdev access ports receive into; none where there is no worker to poll them.
     small: Option<Mempool>,
     next_ethdev: u32,
     next_slot: u32,
     free_slots: Vec<u32>,
+    next_number: u16,
+    free_numbers: Vec<u16>,
     /// Slots, backends and services that rest until every worker has passed the epoch.
     resting: VecDeque<(u64, Resting)>,
     subnets: Vec<Subnet>,
@@ -145,6 +161,7 @@ pub struct Controller {
 #[derive(Clone, Copy, Debug)]
 enum Resting {
     Slot(u32),
+    Number(u16),
     Backend(u32),
     Service(u32),
 }
@@ -177,12 +194,16 @@ impl Controller {
             probed: BTreeMap::new(),
             probed_changed: false,
             next_service: 0,
-            free_services: Vec::new(),
+            free_services: VecDeque::new(),
+            usage: HashMap::new(),
+            left: HashMap::new(),
             attached: HashMap::new(),
             small: None,
             next_ethdev: 0,
             next_slot: 1,
             free_slots: Vec::new(),
+            next_number: 1,
+            free_numbers: Vec::new(),
             resting: VecDeque::new(),
             subnets: Vec::new(),
             host_slot: None,
@@ -270,6 +291,7 @@ impl Controller {
             Command::Routes(reply) => drop(reply.send(Ok(self.route_lines()))),
             Command::Flows(limit, reply) => drop(reply.send(Ok(self.flow_lines(limit)))),
             Command::JobIdle(reply) => drop(reply.send(Ok(self.job_idle()))),
+            Command::Loads(reply) => drop(reply.send(Ok(self.loads(clock::seconds())))),
             Command::Ports(reply) => drop(reply.send(Ok(self.port_lines()))),
             Command::Backends(reply) => drop(reply.send(Ok(self.backend_lines()))),
             Command::Capture(options, reply) => {
@@ -324,40 +346,10 @@ impl Controller {
             self.resting.pop_front();
             match what {
                 Resting::Slot(slot) => self.free_slots.push(slot),
+                Resting::Number(number) => self.free_numbers.push(number),
                 Resting::Backend(id) => self.free_backends.push(id),
-                Resting::Service(id) => self.free_services.push(id),
+                Resting::Service(id) => self.free_services.push_back(id),
             }
-        }
-    }
-
-    fn stats(&self) -> Stats {
-        let sum = |c: Counter| self.workers.iter().map(|w| w.counters.get(c)).sum::<u64>();
-        let of = |groups: &[Group], all: bool| {
-            Counter::ALL
-                .iter()
-                .filter(|c| groups.contains(&c.group()))
-                .map(|&c| Count {
-                    name: c.name(),
-                    packets: sum(c),
-                })
-                .filter(|c| all || c.packets != 0)
-                .collect::<Vec<_>>()
-        };
-        let total = |group: Group| of(&[group], true).iter().map(|c| c.packets).sum::<u64>();
-        let gone = total(Group::Sent) + total(Group::Dropped) + total(Group::Consumed);
-        let layout = self.tables.region.layout();
-        Stats {
-            received: of(&[Group::Received], true),
-            sent: of(&[Group::Sent], true),
-            drops: of(&[Group::Dropped], false),
-            events: of(&[Group::Made, Group::Consumed, Group::Event], false),
-            waiting: (total(Group::Received) + total(Group::Made)).saturating_sub(gone),
-            flows: self.shards().map(|s| s.live()).sum(),
-            flow_capacity: (layout.shards * layout.slots / 2) as u64,
-            workers: self.workers.len(),
-            attached: self.attached.len(),
-            jobs: self.jobs.len(),
-            memory: self.memory.clone(),
         }
     }
 

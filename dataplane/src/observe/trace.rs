@@ -383,14 +383,6 @@ impl<'a> Tracer<'a> {
     }
 }
 
-fn policy_number(policy: Policy) -> u64 {
-    match policy {
-        Policy::RoundRobin => 0,
-        Policy::Closest => 1,
-        Policy::Underutilized => 2,
-    }
-}
-
 fn write(ring: &Ring, number: u64, worker: u16, note: Note) {
     // kind, three words of detail, and a tuple where there is one.
     let (kind, detail, tuple) = match note {
@@ -413,7 +405,12 @@ fn write(ring: &Ring, number: u64, worker: u16, note: Note) {
             turns,
         } => (
             3,
-            [u64::from(backend), policy_number(policy), turns as u64, 0],
+            [
+                u64::from(backend),
+                u64::from(policy.number()),
+                turns as u64,
+                0,
+            ],
             None,
         ),
         Note::Instance(backend) => (4, [u64::from(backend), 0, 0, 0], None),
@@ -509,11 +506,7 @@ fn record(words: &[u64], session: u32, clock: &Clock) -> Option<TraceRecord> {
         1 => Step::About(ends()),
         2 => Step::Flow { backend },
         3 => Step::Picked {
-            policy: match b {
-                1 => Policy::Closest,
-                2 => Policy::Underutilized,
-                _ => Policy::RoundRobin,
-            },
+            policy: Policy::of_number(low32(b)).unwrap_or(Policy::RoundRobin),
             backend,
             turns: low32(c),
         },

@@ -11,19 +11,24 @@ use crate::counters::Counter;
 use crate::observe::trace::Note;
 
 /// ICMP errors in a second, and in one go.
-const RATE: u32 = 1000;
+pub(super) const ERRORS: u32 = 1000;
+/// TCP resets likewise. More than errors: when an instance with thousands of connections goes, each needs one, and a
+/// connection needs no second one.
+pub(super) const RESETS: u32 = 32_000;
 
-/// A token bucket for ICMP errors.
+/// A token bucket for answers of one kind.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: u32,
+    rate: u32,
     second: u64,
 }
 
 impl Budget {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(rate: u32) -> Self {
         Self {
-            left: RATE,
+            left: rate,
+            rate,
             second: 0,
         }
     }
@@ -31,8 +36,12 @@ impl Budget {
     pub(super) fn refill(&mut self, milliseconds: u64) {
         if milliseconds / 1000 != self.second {
             self.second = milliseconds / 1000;
-            self.left = RATE;
+            self.left = self.rate;
         }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.left == 0
     }
 
     pub(super) fn take(&mut self) -> bool {
@@ -54,7 +63,9 @@ impl<O: Output> Pipeline<'_, O> {
         if packet.headers.protocol != Protocol::TCP {
             return self.unreachable(packet, reason);
         }
-        if let Some(mut reply) = self.small.alloc() {
+        if self.resets.take()
+            && let Some(mut reply) = self.small.alloc()
+        {
             let written = answer::tcp_reset(reply.spare_mut(), packet.mbuf.data(), &packet.headers);
             if written.is_ok_and(|length| reply.set_len(length)) {
                 self.note(&packet.mbuf, Note::Answered { reset: true });
@@ -67,7 +78,7 @@ impl<O: Output> Pipeline<'_, O> {
     /// Tells the packet's sender what went wrong, as the gateway. Only who is behind a port of this node is told.
     #[cold]
     pub(super) fn report(&mut self, packet: &Packet, failure: Failure) {
-        if matches!(packet.origin, Origin::Tunnel(_)) || !self.budget.take() {
+        if matches!(packet.origin, Origin::Tunnel(_)) || !self.errors.take() {
             return;
         }
         let Some(gateway) = self
@@ -98,21 +109,20 @@ impl<O: Output> Pipeline<'_, O> {
 
     fn send_back(&mut self, mut reply: dpdk::Mbuf, packet: &Packet) {
         let ethertype = packet.ethertype();
-        let (mac, ifindex) = match packet.origin {
-            Origin::Access(ifindex) => match self.tables.port(ifindex) {
-                Some(port) => (Mac(port.mac), ifindex),
-                None => return,
-            },
-            Origin::Host => (self.output.host_mac(), 0),
-            Origin::Tunnel(_) => return,
+        let port = match packet.origin {
+            Origin::Access(ifindex) => self.tables.port(ifindex),
+            Origin::Host => self.tables.host(),
+            Origin::Tunnel(_) => None,
+        };
+        let Some(port) = port else { return };
+        let mac = if port.ifindex == 0 {
+            self.output.host_mac()
+        } else {
+            Mac(port.mac)
         };
         if Self::frame(&mut reply, mac, GATEWAY_MAC, ethertype) {
             self.counters.count(Counter::Answers);
-            if ifindex == 0 {
-                self.output.host(reply);
-            } else {
-                self.output.access(reply, ifindex);
-            }
+            self.send_frame(reply, &port);
         }
     }
 }

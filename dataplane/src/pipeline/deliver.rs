@@ -3,7 +3,7 @@
 use dpdk::Mbuf;
 use net::address::Address;
 use net::ethernet::{self, EtherType, Mac};
-use net::packet::Icmp;
+use net::packet::{Icmp, Protocol};
 use net::rewrite::AddressChange;
 
 use super::fragments::Decision;
@@ -15,6 +15,10 @@ use crate::plan::{Range, range};
 use crate::tables::region::Location;
 use crate::tables::routes::Route;
 use crate::tables::slots::AccessSlot;
+use crate::tables::{SALT, halves, mix};
+
+/// Ports from here on are those that kernels give to clients (Linux: 32768 to 60999, RFC 6335: from 49152).
+const EPHEMERAL: u16 = 32_768;
 
 impl<O: Output> Pipeline<'_, O> {
     /// Sends a translated packet to where its backend runs.
@@ -50,12 +54,15 @@ impl<O: Output> Pipeline<'_, O> {
         let mut restored = None;
         if let Some((place, reference, dialled)) = self.shard.reverse(&tuple(&packet), self.now) {
             self.shard.touch(place, packet.headers.tcp_flags, self.now);
+            self.count_of_service(place, dialled);
             self.time_handshake(&packet, place, reference, true);
             self.note_restored(&mut packet, dialled);
             if !Self::set_source(&mut packet, dialled) {
                 return self.drop(packet.mbuf, Counter::Malformed);
             }
             restored = Some(dialled);
+        } else {
+            self.note_served(&packet, &port);
         }
         self.hand_to(packet, &port);
         if let Some(key) = first {
@@ -81,9 +88,43 @@ impl<O: Output> Pipeline<'_, O> {
         let Packet { mut mbuf, .. } = packet;
         if Self::frame(&mut mbuf, Mac(port.mac), GATEWAY_MAC, ethertype) {
             self.note(&mbuf, Note::SentAccess(port.ifindex));
-            self.output.access(mbuf, port.ifindex);
+            self.send_frame(mbuf, port);
         } else {
             self.drop(mbuf, Counter::NoMbuf);
+        }
+    }
+
+    /// Sends a finished frame to a container, or to the node itself, and counts it there.
+    #[inline]
+    pub(super) fn send_frame(&mut self, frame: Mbuf, port: &AccessSlot) {
+        if port.ifindex == 0 {
+            return self.output.host(frame);
+        }
+        self.counters.tally.frame_out(port.number, frame.pkt_len());
+        self.output.access(frame, port.ifindex);
+    }
+
+    /// Notes what a container serves, for the load that the node reports of it. Answers in flows of its own have been
+    /// told apart; what else answers it (it dialled an Instance IP, or the outside) comes from a service's port to one of
+    /// those that kernels give to clients.
+    #[inline(always)]
+    fn note_served(&self, packet: &Packet, port: &AccessSlot) {
+        let headers = &packet.headers;
+        let serves = matches!(
+            headers.protocol,
+            Protocol::TCP | Protocol::UDP | Protocol::SCTP
+        ) && (headers.destination_port < EPHEMERAL
+            || headers.source_port >= EPHEMERAL);
+        if serves {
+            let (high, low) = halves(headers.source);
+            let rest = u64::from(headers.source_port) << 32
+                | u64::from(headers.destination_port) << 16
+                | u64::from(headers.protocol.0);
+            let hash = mix(
+                mix(low ^ rest ^ SALT[0], high ^ rest.rotate_left(32) ^ SALT[1]),
+                SALT[2],
+            );
+            self.tables.activity.note(port.number, hash, self.window);
         }
     }
 

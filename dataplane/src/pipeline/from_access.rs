@@ -23,6 +23,7 @@ impl<O: Output> Pipeline<'_, O> {
         let Some(port) = self.tables.slots.get(slot) else {
             return self.drop(frame, Counter::UnknownPort);
         };
+        self.counters.tally.frame_in(port.number, frame.pkt_len());
         let Some(ethernet) = ethernet::Header::parse(frame.data()) else {
             return self.drop(frame, Counter::Malformed);
         };
@@ -100,7 +101,7 @@ impl<O: Output> Pipeline<'_, O> {
         match answer::arp_reply(reply.spare_mut(), &request, GATEWAY_MAC) {
             Some(length) if reply.set_len(length) => {
                 self.counters.count(Counter::Answers);
-                self.output.access(reply, port.ifindex);
+                self.send_frame(reply, port);
                 self.drop(frame, Counter::Answered);
             }
             _ => self.drop(frame, Counter::Malformed),
@@ -131,7 +132,7 @@ impl<O: Output> Pipeline<'_, O> {
             )
         {
             self.counters.count(Counter::Answers);
-            self.output.access(reply, port.ifindex);
+            self.send_frame(reply, port);
             self.drop(packet.mbuf, Counter::Answered);
         } else {
             self.drop(packet.mbuf, Counter::Malformed);

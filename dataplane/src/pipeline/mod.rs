@@ -25,6 +25,7 @@ mod fragments;
 mod from_access;
 mod from_host;
 mod from_tunnel;
+mod orphans;
 mod probe;
 mod semantic;
 mod trace;
@@ -44,6 +45,8 @@ use net::rewrite::L4State;
 use crate::counters::{Counter, Counters};
 use crate::observe::trace::Tracer;
 use crate::offload::{agrees, l4_state};
+use crate::policy::Known;
+use crate::tables::activity;
 use crate::tables::flows::Shard;
 use crate::tables::{SERVICES, Tables};
 
@@ -121,12 +124,16 @@ pub struct Pipeline<'a, O> {
     policy_state: Vec<u32>,
     waiting: Waiting,
     fragments: Fragments,
-    budget: Budget,
+    errors: Budget,
+    resets: Budget,
+    orphans: orphans::Walk,
     round: probe::Round,
     tracer: Tracer<'a>,
     sweep_at: usize,
     /// Seconds of the machine's monotonic clock.
     now: u32,
+    /// The window of what containers are seen to serve.
+    window: u64,
     /// Where packets go.
     pub output: O,
 }
@@ -140,10 +147,12 @@ impl<'a, O: Output> Pipeline<'a, O> {
         settings: Settings,
         output: O,
     ) -> Option<Self> {
-        let shard = Shard::new(
+        let shard = Shard::counted(
             tables.region.shard(usize::from(settings.worker))?,
             tables.region.seed(),
+            &counters.tally,
         );
+        let orphans = orphans::Walk::new(shard.slots());
         Some(Self {
             tables,
             shard,
@@ -153,11 +162,14 @@ impl<'a, O: Output> Pipeline<'a, O> {
             policy_state: vec![0; SERVICES],
             waiting: Waiting::new(),
             fragments: Fragments::new(),
-            budget: Budget::new(),
+            errors: Budget::new(answers::ERRORS),
+            resets: Budget::new(answers::RESETS),
+            orphans,
             round: probe::Round::default(),
             tracer: Tracer::new(tables, settings.worker),
             sweep_at: 0,
             now: 0,
+            window: activity::window(0),
             output,
         })
     }
@@ -167,8 +179,11 @@ impl<'a, O: Output> Pipeline<'a, O> {
     pub fn tick(&mut self, milliseconds: u64) {
         self.tracer.refresh();
         self.now = u32::try_from(milliseconds / 1000).unwrap_or(u32::MAX);
-        self.budget.refill(milliseconds);
+        self.window = activity::window(self.now);
+        self.errors.refill(milliseconds);
+        self.resets.refill(milliseconds);
         self.sweep_at = self.shard.sweep(self.sweep_at, 64, self.now);
+        self.walk_orphans(milliseconds);
         self.look_again(milliseconds);
         self.expire_fragments(milliseconds);
         self.probe(milliseconds);
@@ -178,6 +193,20 @@ impl<'a, O: Output> Pipeline<'a, O> {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.len() + self.fragments.held()
+    }
+
+    /// How soon the next tick must come at `milliseconds`, in milliseconds, if it must.
+    #[must_use]
+    pub fn tick_within(&self, milliseconds: u64) -> Option<u64> {
+        self.orphans.pause(milliseconds)
+    }
+
+    /// What policies may look at.
+    fn known(&self) -> Known<'a> {
+        Known {
+            region: &self.tables.region,
+            tally: &self.counters.tally,
+        }
     }
 
     /// Flows of this worker.

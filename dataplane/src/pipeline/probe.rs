@@ -84,6 +84,7 @@ impl<O: Output> Pipeline<'_, O> {
             }
             if probe.extend_from_slice(&bytes) {
                 self.counters.count(Counter::Probes);
+                tables.region.count_probe(host);
                 self.output.tunnel(probe, endpoint, 0);
             }
         }
@@ -135,7 +136,7 @@ impl<O: Output> Pipeline<'_, O> {
                 let Some(endpoint) = self.tables.endpoint_of(from) else {
                     return self.drop(mbuf, Counter::SpoofedTunnel);
                 };
-                if !self.budget.take() {
+                if !self.errors.take() {
                     return self.drop(mbuf, Counter::NotIp);
                 }
                 if let Some(kind) = mbuf.data_mut().get_mut(1) {

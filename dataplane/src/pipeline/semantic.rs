@@ -6,7 +6,7 @@
 use arrayvec::ArrayVec;
 use net::address::Address;
 use net::answer::Failure;
-use net::packet::{Icmp, Protocol, TcpFlags};
+use net::packet::{Icmp, TcpFlags};
 use net::rewrite::AddressChange;
 
 use super::fragments::Decision;
@@ -14,10 +14,11 @@ use super::{Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
 use crate::observe::trace::Note;
 use crate::policy;
-use crate::tables::flows::Tuple;
-use crate::tables::region::{Backend, BackendRef};
+use crate::tables::flows::{Place, Tuple};
+use crate::tables::region::{Backend, BackendRef, Location};
 use crate::tables::routes::{BackendSet, Members, Route};
 use crate::tables::slots::AccessSlot;
+use crate::tally::OfService;
 
 /// A packet's 5-tuple.
 pub(super) fn tuple(packet: &Packet) -> Tuple {
@@ -56,6 +57,7 @@ impl<O: Output> Pipeline<'_, O> {
             return self.error_out(packet, own);
         }
         let key = tuple(&packet);
+        let mut packet = packet;
         if let Some((place, reference)) = self.shard.forward(&key, self.now) {
             let opens = packet.headers.tcp_flags.any(TcpFlags::SYN)
                 && !packet.headers.tcp_flags.any(TcpFlags::ACK);
@@ -63,15 +65,14 @@ impl<O: Output> Pipeline<'_, O> {
                 self.shard.remove(place);
             } else if let Some(backend) = self.tables.region.backend(reference) {
                 self.shard.touch(place, packet.headers.tcp_flags, self.now);
+                self.count_of_service(place, key.destination);
                 self.time_handshake(&packet, place, reference, false);
                 self.note(&packet.mbuf, Note::Flow(reference.id));
                 return self.translate(packet, own, reference.id, &backend);
+            } else if let Some(still) = self.orphaned(packet, place) {
+                packet = still;
             } else {
-                self.shard.remove(place);
-                if packet.headers.protocol == Protocol::TCP && !opens {
-                    // The instance is gone and with it the connection: say so now, not after minutes.
-                    return self.refuse(packet, Counter::BackendGone);
-                }
+                return;
             }
         }
         match self.tables.route(packet.headers.destination) {
@@ -101,19 +102,26 @@ impl<O: Output> Pipeline<'_, O> {
         let v4 = own.is_v4();
         let set = BackendSet::at(&self.tables.arena, set);
         let mut ambiguous: ArrayVec<u32, 8> = ArrayVec::new();
+        let Some(policy) = set.policy() else {
+            return self.unreachable(packet, Counter::NoBackend);
+        };
+        let (known, tally) = (self.known(), &self.counters.tally);
         loop {
             let picked = self
                 .policy_state
                 .get_mut(service as usize)
                 .and_then(|state| {
                     let usable = |reference: BackendRef, backend: &Backend| {
-                        !family(backend.instance, v4).is_unspecified()
+                        backend.location != Location::Nowhere
+                            && !family(backend.instance, v4).is_unspecified()
                             && !family(backend.namespace, v4).is_unspecified()
                             && !ambiguous.contains(&reference.id)
                     };
-                    policy::select(set.policy(), &set, state, &self.tables.region, usable)
+                    policy::select(policy, &set, state, known, usable)
                 });
+            tally.asked(policy, picked.is_some());
             let Some((reference, backend)) = picked else {
+                tally.count_service(service, OfService::Refused);
                 return match ambiguous.is_empty() {
                     true => self.unreachable(packet, Counter::NoBackend),
                     false => self.drop(packet.mbuf, Counter::Ambiguous),
@@ -127,10 +135,13 @@ impl<O: Output> Pipeline<'_, O> {
                 protocol: key.protocol,
             };
             if let Ok(place) = self.shard.open(key, reference, &reverse, self.now) {
+                self.shard.set_service(place, service);
+                tally.count_service(service, OfService::Opened);
+                tally.count_service(service, OfService::Packets);
                 self.time_handshake(&packet, place, reference, false);
                 self.counters.count(Counter::FlowsOpened);
                 let picked = Note::Picked {
-                    policy: set.policy(),
+                    policy,
                     backend: reference.id,
                     turns: set.len(),
                 };
@@ -138,8 +149,32 @@ impl<O: Output> Pipeline<'_, O> {
                 return self.translate(packet, own, reference.id, &backend);
             }
             if ambiguous.try_push(reference.id).is_err() {
+                tally.count_service(service, OfService::Refused);
                 return self.drop(packet.mbuf, Counter::Ambiguous);
             }
+        }
+    }
+
+    /// Counts a packet for the service that its flow dialled.
+    #[inline(always)]
+    pub(super) fn count_of_service(&self, place: Place, dialled: Address) {
+        match self.shard.service(place) {
+            Some(service) => self
+                .counters
+                .tally
+                .count_service(service, OfService::Packets),
+            None => self.learn_service(place, dialled),
+        }
+    }
+
+    // A flow of an earlier process: the service has another number now, once its route is back.
+    #[cold]
+    fn learn_service(&self, place: Place, dialled: Address) {
+        if let Some(Route::Service { service, .. }) = self.tables.route(dialled) {
+            self.shard.set_service(place, service);
+            self.counters
+                .tally
+                .count_service(service, OfService::Packets);
         }
     }
 

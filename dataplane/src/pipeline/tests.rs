@@ -8,7 +8,9 @@ mod hostile;
 mod large;
 mod lifetime;
 mod messages;
+mod numbers;
 mod observed;
+mod orphans;
 #[path = "../../net/tests/packets/mod.rs"]
 mod packets;
 mod path_mtu;

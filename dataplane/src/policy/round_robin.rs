@@ -1,18 +1,20 @@
 //! Instances in turn: a true rotation per worker, in the order of the published turns.
 
-use super::{Members, Select};
-use crate::tables::region::{Backend, BackendRef, Region};
+use super::{Known, Members, Select};
+use crate::tables::region::{Backend, BackendRef};
 
 /// Round robin. Weights are in the turns: a backend of weight 3 has three, spread out.
 #[derive(Clone, Copy, Debug)]
 pub struct RoundRobin;
 
 impl Select for RoundRobin {
+    const BY_WEIGHT: bool = true;
+
     #[inline]
     fn select<M: Members>(
         members: &M,
         state: &mut u32,
-        region: &Region,
+        known: Known<'_>,
         mut usable: impl FnMut(BackendRef, &Backend) -> bool,
     ) -> Option<(BackendRef, Backend)> {
         let turns = members.len();
@@ -20,8 +22,7 @@ impl Select for RoundRobin {
             let turn = *state as usize % turns;
             *state = u32::try_from(turn + 1).unwrap_or(0);
             if let Some(reference) = members.get(turn)
-                && let Some(backend) = region.backend(reference)
-                && !backend.draining
+                && let Some(backend) = known.taking(reference)
                 && usable(reference, &backend)
             {
                 return Some((reference, backend));

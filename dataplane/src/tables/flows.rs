@@ -19,6 +19,10 @@ use net::packet::{Protocol, TcpFlags};
 
 use super::region::{BackendRef, SLOT_WORDS};
 use super::{SALT, halves, high32, join, low32, mix, word};
+use crate::tally::Tally;
+
+mod ownership;
+mod recovery;
 
 const BUCKET: usize = 8;
 const EMPTY: u8 = 0;
@@ -104,7 +108,12 @@ pub struct Shard<'a> {
     slots: &'a [AtomicU64],
     mask: usize,
     seed: u64,
+    tally: Option<&'a Tally>,
 }
+
+/// Above the opening time in a slot's last word: whether it was noted, and the service's number plus one.
+const NOTED: u64 = 1 << 32;
+const SERVICE_SHIFT: u32 = 40;
 
 impl<'a> Shard<'a> {
     /// Over a shard's header and slots; the number of slots must be a power of two, at least 8.
@@ -116,6 +125,27 @@ impl<'a> Shard<'a> {
             slots,
             mask: count - 1,
             seed,
+            tally: None,
+        }
+    }
+
+    /// The owner's view: what opens and ends is counted in `tally`, and what is there already.
+    #[must_use]
+    pub fn counted(words: (&'a [AtomicU64], &'a [AtomicU64]), seed: u64, tally: &'a Tally) -> Self {
+        let shard = Self::new(words, seed);
+        if shard.live() > 0 {
+            for at in 0..shard.slots() {
+                if let Some(w) = shard.slot(at)
+                    && Self::direction(w) == FORWARD
+                    && Self::phase(w) != Phase::Closed
+                {
+                    tally.flow_opened(Self::backend_of(w).id);
+                }
+            }
+        }
+        Self {
+            tally: Some(tally),
+            ..shard
         }
     }
 
@@ -309,6 +339,9 @@ impl<'a> Shard<'a> {
         let peer = self.slot(Self::peer(w));
         let both = flags.any(TcpFlags::RST)
             || peer.is_some_and(|p| matches!(Self::phase(p), Phase::HalfClosed | Phase::Closed));
+        if both && phase != Phase::Closed {
+            self.uncount(w);
+        }
         let phase = if both || phase == Phase::Closed {
             Phase::Closed
         } else {
@@ -328,7 +361,8 @@ impl<'a> Shard<'a> {
     /// Notes when a connection was begun, in µs of any clock, modulo 2^32.
     pub fn note_opening(&self, place: Place, at: u32) {
         if let Some(w) = self.slot(place.0 as usize) {
-            w[7].store((1 << 32) | u64::from(at), Ordering::Relaxed);
+            let service = w[7].load(Ordering::Relaxed) >> SERVICE_SHIFT << SERVICE_SHIFT;
+            w[7].store(service | NOTED | u64::from(at), Ordering::Relaxed);
         }
     }
 
@@ -336,8 +370,9 @@ impl<'a> Shard<'a> {
     #[must_use]
     pub fn opening(&self, place: Place) -> Option<u32> {
         let forward = self.slot(Self::peer(self.slot(place.0 as usize)?))?;
-        let noted = forward[7].swap(0, Ordering::Relaxed);
-        (noted != 0).then_some(low32(noted))
+        let noted = forward[7].load(Ordering::Relaxed);
+        forward[7].store(noted >> SERVICE_SHIFT << SERVICE_SHIFT, Ordering::Relaxed);
+        (noted & NOTED != 0).then_some(low32(noted))
     }
 
     /// True when the connection is over, so that a SYN with the same ports is a new one.
@@ -380,6 +415,9 @@ impl<'a> Shard<'a> {
         self.write(near, forward, FORWARD, backend, far, expires);
         self.write(far, reverse, REVERSE, backend, near, expires);
         self.count(LIVE, 1);
+        if let Some(tally) = self.tally {
+            tally.flow_opened(backend.id);
+        }
         Ok(Self::place(near))
     }
 
@@ -453,6 +491,9 @@ impl<'a> Shard<'a> {
             return;
         }
         let peer = Self::peer(w);
+        if Self::phase(w) != Phase::Closed {
+            self.uncount(w);
+        }
         self.erase(place.0 as usize);
         if self
             .slot(peer)
@@ -540,80 +581,6 @@ impl<'a> Shard<'a> {
                 return;
             }
         }
-    }
-
-    // Whether the second is the way back of the first; only the server's address differs (`S` here, `D` there).
-    fn mirrored(forward: &Tuple, reverse: &Tuple) -> bool {
-        forward.source == reverse.destination
-            && forward.source_port == reverse.destination_port
-            && forward.destination_port == reverse.source_port
-            && forward.protocol == reverse.protocol
-    }
-
-    /// Brings a shard that an earlier process left into order: what a crash left half-written goes, the rest stays.
-    /// Returns the flows kept and the slots dropped.
-    pub fn recover(&self, now: u32) -> (u64, u64) {
-        let mut kept = Vec::new();
-        let mut dropped = 0;
-        for at in 0..self.slots() {
-            let Some(w) = self.slot(at) else { continue };
-            match Self::direction(w) {
-                FORWARD => {
-                    let peer = self
-                        .slot(Self::peer(w))
-                        .filter(|_| Self::peer(w) < self.slots());
-                    let sound = peer.is_some_and(|p| {
-                        Self::direction(p) == REVERSE
-                            && Self::peer(p) == at
-                            && p[5].load(Ordering::Relaxed) == w[5].load(Ordering::Relaxed)
-                            && Self::mirrored(&Self::tuple(w), &Self::tuple(p))
-                    });
-                    match peer {
-                        // No timeout is longer than established TCP's: an expiry beyond it is damage.
-                        Some(p)
-                            if sound
-                                && self.end_of(w) >= now
-                                && self.end_of(w) <= now + 7440 + 60 =>
-                        {
-                            let phase = (Self::phase(w), Self::phase(p));
-                            let ends = (Self::expires(w), Self::expires(p));
-                            let backend = BackendRef::from_word(w[5].load(Ordering::Relaxed));
-                            kept.push((Self::tuple(w), Self::tuple(p), backend, phase, ends));
-                        }
-                        _ => dropped += 1,
-                    }
-                }
-                EMPTY | REVERSE => {}
-                _ => dropped += 1,
-            }
-        }
-        for at in 0..self.slots() {
-            if let Some(w) = self.slot(at)
-                && w[4].load(Ordering::Relaxed) != 0
-            {
-                w[4].store(0, Ordering::Relaxed);
-            }
-        }
-        for word in self.header {
-            word.store(0, Ordering::Relaxed);
-        }
-        let mut restored = 0;
-        for (forward, reverse, backend, phase, ends) in kept {
-            let Ok(place) = self.open(&forward, backend, &reverse, now) else {
-                dropped += 1;
-                continue;
-            };
-            restored += 1;
-            if let Some(w) = self.slot(place.0 as usize) {
-                Self::set_phase(w, phase.0);
-                Self::set_expires(w, ends.0);
-                if let Some(p) = self.slot(Self::peer(w)) {
-                    Self::set_phase(p, phase.1);
-                    Self::set_expires(p, ends.1);
-                }
-            }
-        }
-        (restored, dropped)
     }
 }
 

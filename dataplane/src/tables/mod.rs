@@ -5,9 +5,11 @@
 //! place, and its memory is used again only after every worker has passed a quiescent state (`quiescent`). That is
 //! why nothing here needs `unsafe`.
 
+pub mod activity;
 pub mod arena;
 pub mod flows;
 pub mod index;
+pub mod lines;
 pub mod quiescent;
 pub mod region;
 pub mod routes;
@@ -16,6 +18,7 @@ pub mod slots;
 use std::sync::atomic::Ordering;
 
 use crate::observe::Observation;
+use activity::Activity;
 use arena::Arena;
 use index::Index;
 use net::address::Address;
@@ -60,6 +63,10 @@ pub struct Tables {
     version: AtomicU64,
     /// Who wants to see what packets do.
     pub observation: Observation,
+    /// What containers serve, by the numbers of their ports.
+    pub activity: Activity,
+    /// Counts backends that went away.
+    departures: AtomicU64,
 }
 
 impl Tables {
@@ -81,6 +88,8 @@ impl Tables {
             hosts: Index::new(12, seed),
             version: AtomicU64::new(0),
             observation: Observation::new(workers),
+            activity: Activity::new(SLOTS),
+            departures: AtomicU64::new(0),
         }
     }
 
@@ -183,6 +192,17 @@ impl Tables {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
+    }
+
+    /// Counts backends that went away; a worker looks for flows to them when it has grown.
+    #[must_use]
+    pub fn departures(&self) -> u64 {
+        self.departures.load(Ordering::Acquire)
+    }
+
+    /// A backend has gone: its record says so already. Writer only.
+    pub fn count_departure(&self) {
+        self.departures.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Something changed. Writer only.

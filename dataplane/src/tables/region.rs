@@ -14,8 +14,10 @@ use net::address::Address;
 use super::{halves, high32, join, low32, word};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"oakflows");
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 const HEADER_WORDS: usize = 64;
+/// Backends that the mapping of a node has room for.
+pub const BACKENDS: usize = 1 << 17;
 /// Words of a backend's record: one cache line.
 const BACKEND_WORDS: usize = 8;
 /// Words of a host's record.
@@ -50,7 +52,7 @@ impl Layout {
             slots: (flows.div_ceil(shards) * 2)
                 .next_power_of_two()
                 .max(1 << 10),
-            backends: 1 << 17,
+            backends: BACKENDS,
             hosts: 1 << 14,
         }
     }
@@ -135,7 +137,13 @@ impl Location {
 
 const LOAD_MAX: u32 = (1 << 24) - 1;
 /// Longest round trip that is told from longer ones, in µs.
-const RTT_MAX: u32 = (1 << 30) - 1;
+const RTT_MAX: u32 = (1 << 28) - 1;
+/// Above a host's smoothed round trip: measured by a probe, and how many probes in a row had no answer.
+const BY_PROBE: u64 = 1 << 63;
+const UNANSWERED_SHIFT: u32 = 60;
+const UNANSWERED_MAX: u64 = 7;
+/// A host that left so many probes unanswered is one that answers none (any more).
+const UNANSWERED_LIMIT: u64 = 3;
 
 /// A backend's record as a plain value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +165,8 @@ pub struct Backend {
 }
 
 const DRAINING: u64 = 1;
+/// Its container has left this node: for workers it is gone, whatever jobs still say.
+const LEFT: u64 = 2;
 
 /// The mapping, or heap memory of the same shape where nothing needs to survive.
 enum Words {
@@ -348,13 +358,42 @@ impl Region {
     pub fn backend(&self, reference: BackendRef) -> Option<Backend> {
         let w = self.backend_words(reference.id)?;
         let state = w[0].load(Ordering::Acquire);
-        if high32(state) != reference.generation || reference.generation & 1 == 0 {
+        if high32(state) != reference.generation
+            || reference.generation & 1 == 0
+            || state & LEFT != 0
+        {
             return None;
         }
+        Some(Self::read_backend(w, state))
+    }
+
+    /// Whether flows may still go to it.
+    #[inline]
+    #[must_use]
+    pub fn is_there(&self, reference: BackendRef) -> bool {
+        self.backend_words(reference.id).is_some_and(|w| {
+            let state = w[0].load(Ordering::Acquire);
+            high32(state) == reference.generation
+                && reference.generation & 1 == 1
+                && state & LEFT == 0
+        })
+    }
+
+    /// The record, also where the container has left.
+    #[must_use]
+    pub fn record(&self, reference: BackendRef) -> Option<Backend> {
+        let w = self.backend_words(reference.id)?;
+        let state = w[0].load(Ordering::Acquire);
+        (high32(state) == reference.generation && reference.generation & 1 == 1)
+            .then(|| Self::read_backend(w, state))
+    }
+
+    #[inline(always)]
+    fn read_backend(w: &[AtomicU64; BACKEND_WORDS], state: u64) -> Backend {
         let location = w[1].load(Ordering::Acquire);
         let v4 = w[4].load(Ordering::Relaxed);
         let tag = w[7].load(Ordering::Relaxed);
-        Some(Backend {
+        Backend {
             location: Location::from_word(location),
             namespace: (
                 high32(v4),
@@ -368,7 +407,7 @@ impl Region {
             load: high32(location & !(3 << 62)),
             job: high32(tag),
             number: low32(tag),
-        })
+        }
     }
 
     /// Whatever backend is in record `id` now.
@@ -416,6 +455,20 @@ impl Region {
             w[1].store(location.to_word(load), Ordering::Release);
             w[0].store(
                 word(reference.generation, u32::from(draining)),
+                Ordering::Release,
+            );
+        }
+    }
+
+    /// The backend's container has left this node: its flows end as if it were gone, but when it comes back, or another
+    /// takes its place (`update_backend`), the record is the same. Writer only.
+    pub fn leave_backend(&self, reference: BackendRef) {
+        if let Some(w) = self.backend_words(reference.id) {
+            let load = high32(w[1].load(Ordering::Relaxed)) & LOAD_MAX;
+            w[1].store(Location::Nowhere.to_word(load), Ordering::Release);
+            let flags = w[0].load(Ordering::Relaxed) & DRAINING;
+            w[0].store(
+                word(reference.generation, 0) | flags | LEFT,
                 Ordering::Release,
             );
         }
@@ -496,8 +549,8 @@ impl Region {
             return;
         };
         let old = word_.load(Ordering::Relaxed);
-        let (flags, smoothed, published) = (old >> 62, high32(old) & RTT_MAX, low32(old));
-        let probed = flags & 1 != 0;
+        let (smoothed, published) = (high32(old) & RTT_MAX, low32(old));
+        let probed = old & BY_PROBE != 0;
         if probed && !by_probe {
             return;
         }
@@ -511,9 +564,33 @@ impl Region {
         };
         let far = published == 0 || fresh || smoothed.abs_diff(published) > published / 5;
         let published = if far { smoothed } else { published };
-        let flags = u64::from(by_probe);
+        let flags = if by_probe {
+            BY_PROBE
+        } else {
+            old & (UNANSWERED_MAX << UNANSWERED_SHIFT)
+        };
         word_.store(
-            (flags << 62) | word(smoothed & RTT_MAX, published),
+            flags | word(smoothed & RTT_MAX, published),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// A probe goes to a host. One that answered before and leaves several in a row unanswered has become one that does
+    /// not: a reference peer in its place, or a filter on the way. What was measured stays until a handshake is seen.
+    pub fn count_probe(&self, host: u32) {
+        let Some(word_) = self.host_words(host).map(|w| &w[3]) else {
+            return;
+        };
+        let old = word_.load(Ordering::Relaxed);
+        let unanswered = (((old >> UNANSWERED_SHIFT) & UNANSWERED_MAX) + 1).min(UNANSWERED_MAX);
+        let rest = old & !(UNANSWERED_MAX << UNANSWERED_SHIFT);
+        let by_probe = if unanswered > UNANSWERED_LIMIT {
+            rest & !BY_PROBE
+        } else {
+            rest
+        };
+        word_.store(
+            by_probe | (unanswered << UNANSWERED_SHIFT),
             Ordering::Relaxed,
         );
     }
@@ -527,101 +604,4 @@ impl Region {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> Backend {
-        Backend {
-            location: Location::Host(7),
-            namespace: (0x0a12_0002, Address(5)),
-            instance: (0x0a1e_0002, Address(6)),
-            draining: false,
-            load: 9,
-            job: 3,
-            number: 1,
-        }
-    }
-
-    #[test]
-    fn a_record_serves_one_backend_after_another_and_old_references_see_that() {
-        let region = Region::on_heap(
-            Layout {
-                shards: 1,
-                slots: 1024,
-                backends: 16,
-                hosts: 4,
-            },
-            1,
-        );
-        let first = region.publish_backend(3, &sample()).unwrap();
-        assert_eq!(region.backend(first), Some(sample()));
-        region.update_backend(first, Location::Local(2), true, 1 << 30);
-        let changed = region.backend(first).unwrap();
-        assert_eq!(
-            (changed.location, changed.draining, changed.load),
-            (Location::Local(2), true, LOAD_MAX)
-        );
-        region.remove_backend(first);
-        assert_eq!(region.backend(first), None);
-        assert_eq!(region.backend_at(3), None);
-        let second = region.publish_backend(3, &sample()).unwrap();
-        assert_ne!(first, second);
-        assert_eq!(region.backend(first), None);
-        assert_eq!(region.backend(second), Some(sample()));
-    }
-
-    #[test]
-    fn a_round_trip_is_published_when_it_has_moved_by_a_fifth() {
-        let region = Region::on_heap(
-            Layout {
-                shards: 1,
-                slots: 1024,
-                backends: 16,
-                hosts: 4,
-            },
-            1,
-        );
-        region.publish_host(1, Address(77), 50103);
-        assert_eq!(region.host_rtt(1), 0);
-        region.learn_rtt(1, 900, false);
-        assert_eq!(
-            region.host_rtt(1),
-            900,
-            "a handshake serves until a probe is answered"
-        );
-        region.learn_rtt(1, 400, true);
-        assert_eq!(region.host_rtt(1), 400);
-        for _ in 0..100 {
-            region.learn_rtt(1, 440, true);
-            region.learn_rtt(1, 90_000, false);
-        }
-        assert_eq!(region.host_rtt(1), 400, "a tenth more is no other distance");
-        for _ in 0..100 {
-            region.learn_rtt(1, 900, true);
-        }
-        assert!(region.host_rtt(1) > 700, "{}", region.host_rtt(1));
-    }
-
-    #[test]
-    fn hosts_keep_address_and_port() {
-        let region = Region::on_heap(
-            Layout {
-                shards: 1,
-                slots: 1024,
-                backends: 16,
-                hosts: 4,
-            },
-            1,
-        );
-        assert_eq!(region.host(1), None);
-        assert!(region.publish_host(1, Address(77), 0));
-        assert_eq!(region.host(1), Some((Address(77), 0)));
-        assert_eq!(region.host_mtu(1), u16::MAX, "nothing is known of its path");
-        for mtu in [1232, 524, u16::MAX] {
-            region.set_host_mtu(1, mtu);
-            assert_eq!(region.host_mtu(1), mtu);
-            assert_eq!(region.host(1), Some((Address(77), 0)));
-        }
-        assert!(!region.publish_host(4, Address(77), 50103));
-    }
-}
+mod tests;

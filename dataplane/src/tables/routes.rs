@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::arena::{Arena, CELL_WORDS};
 use super::region::BackendRef;
-use super::{low32, word};
+use super::{high32, low32, word};
 use crate::api::Policy;
 use crate::sync::AtomicU64;
 
@@ -81,17 +81,12 @@ pub fn set_cells(turns: usize) -> usize {
 
 /// Writes a set into cells that no worker can reach yet.
 pub fn write_set(words: &[AtomicU64], policy: Policy, turns: &[BackendRef]) {
-    let policy = match policy {
-        Policy::RoundRobin => 0,
-        Policy::Closest => 1,
-        Policy::Underutilized => 2,
-    };
     for (to, turn) in words.iter().skip(1).zip(turns) {
         to.store(turn.to_word(), Ordering::Relaxed);
     }
     if let Some(head) = words.first() {
         head.store(
-            word(policy, u32::try_from(turns.len()).unwrap_or(0)),
+            word(policy.number(), u32::try_from(turns.len()).unwrap_or(0)),
             Ordering::Relaxed,
         );
     }
@@ -113,18 +108,11 @@ impl<'a> BackendSet<'a> {
         }
     }
 
-    /// The policy of the addresses that lead here.
+    /// The policy of the addresses that lead here; none only where no set was written.
     #[must_use]
-    pub fn policy(&self) -> Policy {
-        match self
-            .words
-            .first()
-            .map_or(0, |w| w.load(Ordering::Relaxed) >> 32)
-        {
-            1 => Policy::Closest,
-            2 => Policy::Underutilized,
-            _ => Policy::RoundRobin,
-        }
+    pub fn policy(&self) -> Option<Policy> {
+        let head = self.words.first()?.load(Ordering::Relaxed);
+        Policy::of_number(high32(head))
     }
 }
 
@@ -168,7 +156,7 @@ mod tests {
         let turns: Vec<_> = (0..5).map(|id| BackendRef { id, generation: 3 }).collect();
         write_set(&words, Policy::Closest, &turns);
         let set = BackendSet { words: &words };
-        assert_eq!((set.policy(), set.len()), (Policy::Closest, 5));
+        assert_eq!((set.policy(), set.len()), (Some(Policy::Closest), 5));
         assert_eq!((0..5).filter_map(|n| set.get(n)).collect::<Vec<_>>(), turns);
         assert_eq!(set_cells(0), 1);
         assert_eq!(set_cells(3), 1);

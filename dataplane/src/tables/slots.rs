@@ -20,6 +20,8 @@ pub struct AccessSlot {
     pub ifindex: u32,
     /// The worker that owns the container's flows.
     pub worker: u16,
+    /// What its numbers are kept under; it stays when the container gets another slot. 0 for the host TAP.
+    pub number: u16,
     /// MAC address of the container's end.
     pub mac: [u8; 6],
     /// Namespace IPv4 address, 0 where missing.
@@ -102,6 +104,7 @@ impl Slots {
         Some(AccessSlot {
             ifindex: high32(head),
             worker: head as u16,
+            number: (head >> 16) as u16,
             mac: [mac[2], mac[3], mac[4], mac[5], mac[6], mac[7]],
             namespace_v4: high32(v4),
             instance_v4: low32(v4),
@@ -126,7 +129,10 @@ impl Slots {
         w[5].store(high, Ordering::Relaxed);
         w[6].store(low, Ordering::Relaxed);
         w[0].store(
-            word(port.ifindex, u32::from(port.worker)),
+            word(
+                port.ifindex,
+                (u32::from(port.number) << 16) | u32::from(port.worker),
+            ),
             Ordering::Release,
         );
     }

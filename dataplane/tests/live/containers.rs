@@ -89,6 +89,14 @@ impl Site {
         format!("{}{name}", self.name)
     }
 
+    /// The node's end of a container's veth pair goes down.
+    pub fn link_down(&self, name: &str) {
+        ip(&format!(
+            "-n {} link set port{name} down",
+            self.container("node")
+        ));
+    }
+
     pub fn ping(&self, from: &str, target: &str) {
         // Two tries: the first of all may wait for a neighbour.
         let output = Command::new("ip")

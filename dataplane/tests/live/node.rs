@@ -5,9 +5,9 @@ use std::io::BufRead;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dataplane::{
-    AccessKind, Attachment, Capture, CaptureOptions, CapturePort, Captured, Config, Dataplane,
-    Event, Handle, Idle, InstanceRoute, JobRoutes, Pair, Policy, ServiceAddress, Stats, Subnet,
-    Uplink,
+    AccessKind, Attachment, Capture, CaptureOptions, CapturePort, Captured, Config, Count,
+    Dataplane, Event, Handle, Idle, InstanceRoute, JobRoutes, Pair, Policy, ServiceAddress, Stats,
+    Subnet, Uplink,
 };
 
 fn pair(subnet: (u8, u16), v4: u8, v6: u16) -> Pair {
@@ -152,6 +152,44 @@ fn event(stats: &Stats, name: &str) -> u64 {
     found.map_or(0, |c| c.packets)
 }
 
+fn named(counts: &[Count], name: &str) -> u64 {
+    counts
+        .iter()
+        .filter(|c| c.name == name)
+        .map(|c| c.packets)
+        .sum()
+}
+
+/// What does not add up: all packets, and each port's own books with the pipeline's.
+fn unbalanced(stats: &Stats) -> String {
+    let mut wrong = Vec::new();
+    let came = packets(&stats.received) + packets(&stats.made);
+    let went = packets(&stats.sent) + packets(&stats.drops) + packets(&stats.consumed);
+    if came != went + stats.waiting {
+        wrong.push(format!("{came} came, {went} went, {} wait", stats.waiting));
+    }
+    let mut refused = 0;
+    for role in &stats.roles {
+        for (theirs, ours) in [("received", &stats.received), ("sent", &stats.sent)] {
+            let (theirs, ours) = (named(&role.counts, theirs), named(ours, role.role));
+            if theirs != ours {
+                wrong.push(format!("{}: {theirs}, not {ours}", role.role));
+            }
+        }
+        let unsent = |c: &&Count| c.name.starts_with("tx_");
+        refused += role
+            .counts
+            .iter()
+            .filter(unsent)
+            .map(|c| c.packets)
+            .sum::<u64>();
+    }
+    if refused != named(&stats.drops, "port_refused") {
+        wrong.push(format!("{refused} refused by ports"));
+    }
+    wrong.join("; ")
+}
+
 fn command(
     handle: &Handle,
     macs: &mut HashMap<String, [u8; 6]>,
@@ -191,6 +229,21 @@ fn command(
             handle.set_job(client()).unwrap();
             handle.set_job(service(&numbers)).unwrap();
         }
+        ["containers"] => {
+            let stats = handle.stats().unwrap();
+            let sum = |of: fn(&dataplane::PortCounts) -> u64| {
+                stats.containers.iter().map(of).sum::<u64>().to_string()
+            };
+            let unknown = named(&stats.drops, "unknown_port");
+            return [
+                sum(|c| c.packets_in),
+                (named(&stats.received, "access") - unknown).to_string(),
+                sum(|c| c.packets_out - c.refused),
+                named(&stats.sent, "access").to_string(),
+                sum(|c| c.refused),
+            ]
+            .join(" ");
+        }
         ["client"] => handle.set_job(client()).unwrap(),
         ["churn", times] => {
             for n in 0..times.parse::<u32>().unwrap() {
@@ -223,8 +276,10 @@ fn command(
             loop {
                 let stats = handle.stats().unwrap();
                 assert!(packets(&stats.received) > 0 && packets(&stats.sent) > 0);
-                if stats.waiting == 0 || std::time::Instant::now() > deadline {
-                    return stats.waiting.to_string();
+                let wrong = unbalanced(&stats);
+                if (stats.waiting == 0 && wrong.is_empty()) || std::time::Instant::now() > deadline
+                {
+                    return format!("{} {wrong}", stats.waiting).trim().to_owned();
                 }
                 std::thread::yield_now();
             }

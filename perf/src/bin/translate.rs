@@ -102,6 +102,7 @@ fn tables(flows: usize) -> Result<Tables> {
     let port = AccessSlot {
         ifindex: IFINDEX,
         worker: 0,
+        number: 1,
         mac: [2, 0, 0, 0, 0, 9],
         namespace_v4: CONTAINER,
         namespace_v6: Address(0),

@@ -442,7 +442,7 @@ fn a_job_that_names_one_family_of_a_container_finds_it_here() {
         assert_eq!(packet, moved(&own, "10.30.0.60", V4.d[0], 1));
         node.control.detach(103).unwrap();
         node.publish();
-        node.dropping(Counter::NotAttached, |n| n.access(C, &sent.build()));
+        node.dropping(Counter::NoBackend, |n| n.access(C, &sent.build()));
         node.control.forget_job("a.b.half.d");
         node.publish();
     }

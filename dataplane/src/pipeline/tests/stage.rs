@@ -63,6 +63,7 @@ pub struct Recorder {
     pub unresolved: Vec<Address>,
     pub handed: Vec<(u16, Mbuf)>,
     pub total: u64,
+    pub to_access: u64,
     pub ring_is_full: bool,
 }
 
@@ -73,6 +74,7 @@ fn bytes(mbuf: &Mbuf) -> Vec<u8> {
 impl Output for Recorder {
     fn access(&mut self, frame: Mbuf, ifindex: u32) {
         self.total += 1;
+        self.to_access += 1;
         self.sent
             .push(Sent::Access(ifindex, bytes(&frame), frame.offload()));
     }

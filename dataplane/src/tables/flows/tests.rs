@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::tables::region::SHARD_HEADER_WORDS;
+use crate::tally::OfService;
 
 /// Few slots, so that buckets fill.
 const SLOTS: usize = 64;
@@ -190,6 +191,7 @@ fn assert_sound(shard: &Shard<'_>) {
 
 struct Bench<'a> {
     shard: Shard<'a>,
+    tally: &'a Tally,
     model: HashMap<u8, Known>,
     now: u32,
     cursor: usize,
@@ -212,6 +214,29 @@ impl Bench<'_> {
         assert_eq!(lost, evicted, "of {before} flows");
     }
 
+    // What lives, by backend and by service (the client's number is the service here).
+    fn assert_counted(&self) {
+        let alive = |of: &dyn Fn(u8, &Known) -> bool| {
+            let count = self
+                .model
+                .iter()
+                .filter(|&(&n, known)| known.phase[0] != Phase::Closed && of(n, known));
+            count.count()
+        };
+        for b in 0..4 {
+            assert_eq!(
+                self.tally.live_flows(u32::from(b)) as usize,
+                alive(&|_, known| known.backend == b)
+            );
+        }
+        for n in 0..90 {
+            assert_eq!(
+                self.tally.service(u32::from(n), OfService::Live),
+                alive(&|m, _| m == n) as u64
+            );
+        }
+    }
+
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Open(n, b) => {
@@ -230,6 +255,9 @@ impl Bench<'_> {
                     .shard
                     .open(&forward(n), backend(b), &reverse(n, b), self.now);
                 assert_eq!(opened.is_err(), twin, "{n} to {b}");
+                if let Ok(place) = opened {
+                    self.shard.set_service(place, u32::from(n));
+                }
                 let over = self
                     .model
                     .iter()
@@ -312,8 +340,11 @@ impl Bench<'_> {
 }
 
 fn run(memory: &Memory, steps: &[Step]) -> u32 {
+    let tally = Tally::default();
+    let words = (&memory.header[..], &memory.slots[..]);
     let mut bench = Bench {
-        shard: memory.shard(),
+        shard: Shard::counted(words, 0x5eed, &tally),
+        tally: &tally,
         model: HashMap::new(),
         now: 10_000,
         cursor: 0,
@@ -323,6 +354,13 @@ fn run(memory: &Memory, steps: &[Step]) -> u32 {
         bench.step(step);
         assert_sound(&bench.shard);
         assert_eq!(bench.shard.live(), bench.model.len() as u64);
+        bench.assert_counted();
+    }
+    // The next owner finds the same.
+    let again = Tally::default();
+    let _ = Shard::counted(words, 0x5eed, &again);
+    for b in 0..4 {
+        assert_eq!(again.live_flows(b), tally.live_flows(b));
     }
     bench.now
 }
