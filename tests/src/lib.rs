@@ -22,4 +22,5 @@ pub mod run;
 pub mod services;
 pub mod signals;
 pub mod topology;
+pub mod underlay;
 pub mod watch;

@@ -24,6 +24,7 @@ use crate::orchestrator::{Orchestrator, Service};
 use crate::process::Process;
 use crate::run::Run;
 use crate::services::{self, CLUSTER_PORT, Programs, ROOT_PORT, Seat};
+use crate::underlay::{self, Underlay};
 
 const MANAGEMENT: &str = "mgmt0";
 
@@ -81,6 +82,14 @@ impl Topology {
     /// # Errors
     /// Without root rights or programs, or when `ip` fails.
     pub fn lay(plan: Plan) -> Result<Topology> {
+        Topology::lay_over(plan, Underlay::Direct)
+    }
+
+    /// [`Topology::lay`] over another underlay.
+    ///
+    /// # Errors
+    /// Without root rights or programs, or when `ip` fails.
+    pub fn lay_over(plan: Plan, underlay: Underlay) -> Result<Topology> {
         let serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
         let programs = Programs::find()?;
         let run = Run::new()?;
@@ -144,7 +153,13 @@ impl Topology {
             run,
             _serial: serial,
         };
-        topology.lay_underlay(plan)?;
+        match underlay {
+            Underlay::Direct => topology.lay_underlay()?,
+            Underlay::Routed { mtu } => {
+                underlay::lay_routed(&topology.run, &topology.nodes, mtu)?;
+            }
+        }
+        topology.settle_nodes(plan)?;
         Ok(topology)
     }
 
@@ -154,10 +169,18 @@ impl Topology {
     /// When a part does not come up.
     pub fn up(plan: Plan) -> Result<Topology> {
         let mut topology = Topology::lay(plan)?;
-        topology.start_services()?;
-        topology.start_managers()?;
-        topology.start_nodes()?;
+        topology.start()?;
         Ok(topology)
+    }
+
+    /// Starts everything that is laid, and waits until all parts listen.
+    ///
+    /// # Errors
+    /// When a part does not come up.
+    pub fn start(&mut self) -> Result<()> {
+        self.start_services()?;
+        self.start_managers()?;
+        self.start_nodes()
     }
 
     /// [`Topology::up`], with the cluster and all nodes registered.
@@ -166,16 +189,23 @@ impl Topology {
     /// When a part does not come up or a registration fails.
     pub fn registered(plan: Plan) -> Result<Topology> {
         let topology = Topology::up(plan)?;
-        topology
-            .orchestrator()
-            .register_cluster(&topology.cluster)?;
-        for node in &topology.nodes {
-            node.register()?.ok(&format!("registering {}", node.id))?;
-        }
+        topology.register()?;
         Ok(topology)
     }
 
-    fn lay_underlay(&self, plan: Plan) -> Result<()> {
+    /// Registers the cluster and all nodes.
+    ///
+    /// # Errors
+    /// When a registration fails.
+    pub fn register(&self) -> Result<()> {
+        self.orchestrator().register_cluster(&self.cluster)?;
+        for node in &self.nodes {
+            node.register()?.ok(&format!("registering {}", node.id))?;
+        }
+        Ok(())
+    }
+
+    fn lay_underlay(&self) -> Result<()> {
         if let [one, other] = &self.nodes[..] {
             cable(
                 Plug {
@@ -218,6 +248,13 @@ impl Topology {
             let six = format!("2001:db8::{number}/64");
             inside.ip(&["address", "add", &six, "dev", UNDERLAY, "nodad"])?;
             inside.ip(&["route", "add", "default", "dev", UNDERLAY])?;
+        }
+        Ok(())
+    }
+
+    fn settle_nodes(&self, plan: Plan) -> Result<()> {
+        for node in &self.nodes {
+            let inside = &node.namespace;
             // As docker leaves it on every node that runs containers.
             inside.sysctl("ipv4/ip_forward", "1")?;
             if plan.uplink == Uplink::AfPacket {
