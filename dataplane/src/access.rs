@@ -265,7 +265,8 @@ impl Changer {
 /// One worker's access ports.
 pub struct Access {
     kernel: AccessPort,
-    #[allow(clippy::vec_box)] // it comes and goes as one pointer; the control thread allocates and frees it
+    #[allow(clippy::vec_box)]
+    // it comes and goes as one pointer; the control thread allocates and frees it
     plugged: Vec<Box<Plugged>>,
     changes: Changes,
     /// Of ports that are not there any more.
