@@ -1,5 +1,5 @@
 //! Seeing what packets do: captures of every kind of port, read back by another program, and traces that say why.
-#![allow(clippy::unwrap_used)] // In a test an unwrap is an assertion, in its own functions too.
+#![allow(clippy::unwrap_used, clippy::panic)] // In a test they are assertions, in its own functions too.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

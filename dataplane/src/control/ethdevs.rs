@@ -4,6 +4,8 @@
 //! the worker, and come back before the port goes. A worker that has ended has let go of them already, and one that
 //! does not answer does not hold up the control thread: the port then goes with its last queue.
 
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
@@ -35,6 +37,27 @@ fn refused(error: PortError) -> CommandError {
     }
 }
 
+/// Removes the socket file that a killed process left where `net_vhost` is about to listen: the driver would refuse it.
+fn clear_socket(devargs: &str) -> Result<(), CommandError> {
+    let pairs = || devargs.split(',').skip(1);
+    let listens = devargs.starts_with("net_vhost") && !pairs().any(|pair| pair == "client=1");
+    let Some(path) = pairs()
+        .find_map(|pair| pair.strip_prefix("iface="))
+        .filter(|_| listens)
+    else {
+        return Ok(());
+    };
+    match UnixStream::connect(path) {
+        Ok(_) => Err(CommandError::Attached(format!("the socket {path}"))),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path)
+            .map_err(|error| {
+                CommandError::Kernel(format!("{path}: {error}; remove it, or name another"))
+            }),
+        // Nothing is there; or whatever the driver says about it.
+        Err(_) => Ok(()),
+    }
+}
+
 impl Controller {
     /// A number that no port of now has.
     pub(super) fn ethdev_number(&mut self) -> u32 {
@@ -59,6 +82,7 @@ impl Controller {
                 "device {devargs:?}: segmentation offload is not supported on access ports; leave tso=1 out"
             )));
         }
+        clear_socket(devargs)?;
         let mut port = Port::attach(devargs).map_err(refused)?;
         port.configure(&PortConfig {
             rx_desc: DESCRIPTORS,

@@ -5,6 +5,7 @@
 
 use std::io::Read;
 use std::net::UdpSocket;
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -204,6 +205,13 @@ fn a_vm_takes_part(workers: usize) {
         node.say(&format!("plug f {devargs},tso=1"))
             .contains("leave tso=1 out")
     );
+    // Someone listens there; then only the file is left of it.
+    let listener = UnixListener::bind(&socket).unwrap();
+    assert!(
+        node.say(&format!("plug f {devargs}"))
+            .contains("attached already")
+    );
+    drop(listener);
     let answer = node.say(&format!("plug f {devargs}"));
     let port = number(&answer).to_owned();
     node.say("job 1");
