@@ -79,6 +79,8 @@ struct Ports<'a> {
     counters: &'a Counters,
     access: AccessPort,
     uplink: Uplink,
+    /// Datagrams without a packet that were counted.
+    unusable: u64,
     host: TapPort,
     neighbours: Vec<Neighbour>,
     handed: Vec<Burst<BURST>>,
@@ -133,6 +135,17 @@ impl Output for Ports<'_> {
 }
 
 impl Ports<'_> {
+    // The port keeps what holds no packet to itself; the books must show it all the same.
+    fn count_unusable(&mut self) {
+        let unusable = self.uplink.unusable();
+        let more = usize::try_from(unusable - self.unusable).unwrap_or(0);
+        if more > 0 {
+            self.unusable = unusable;
+            self.counters.add(Counter::ReceivedTunnel, more);
+            self.counters.add(Counter::Malformed, more);
+        }
+    }
+
     fn pass_on(&mut self, worker: usize) {
         let (Some(burst), Some(neighbour)) =
             (self.handed.get_mut(worker), self.neighbours.get(worker))
@@ -194,6 +207,7 @@ impl Worker {
             counters: &counters,
             access,
             uplink,
+            unusable: 0,
             host,
             neighbours: self.neighbours,
             handed,
@@ -233,6 +247,7 @@ impl Worker {
                 .output
                 .uplink
                 .receive(BURST, &mut |received| datagrams.push(received));
+            pipeline.output.count_unusable();
             for (mbuf, from, tos) in datagrams.drain(..) {
                 let Some((mbuf, headers)) = pipeline.parse_inner(mbuf, from) else {
                     continue;
