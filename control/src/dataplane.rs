@@ -29,6 +29,10 @@ pub fn flow_mapping(instance: &str) -> PathBuf {
 /// The uplink's interface is not known; the text says what to set.
 pub async fn config(instance: &str, net: &NetConfig, tun: &TunConfig) -> Result<Config, String> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = net
+        .dataplane
+        .workers
+        .unwrap_or(if cores < 4 { 1 } else { 2 });
     let uplink = match &net.dataplane.uplink {
         UplinkChoice::Socket => Uplink::Socket,
         UplinkChoice::Ethdev { devargs, interface } => {
@@ -37,7 +41,7 @@ pub async fn config(instance: &str, net: &NetConfig, tun: &TunConfig) -> Result<
                 None => default_interface().await?,
             };
             Uplink::Ethdev {
-                devargs: devargs.replace("{interface}", &interface),
+                devargs: with_interface(devargs, &interface, workers),
                 interface,
             }
         }
@@ -49,10 +53,7 @@ pub async fn config(instance: &str, net: &NetConfig, tun: &TunConfig) -> Result<
     });
     Ok(Config {
         instance: instance.to_owned(),
-        workers: net
-            .dataplane
-            .workers
-            .unwrap_or(if cores < 4 { 1 } else { 2 }),
+        workers,
         worker_cpus: Vec::new(),
         idle: match idle {
             IdleMode::Spin => Idle::Spin,
@@ -67,6 +68,21 @@ pub async fn config(instance: &str, net: &NetConfig, tun: &TunConfig) -> Result<
         namespace: dataplane::namespace_cookie(),
         shared_dir: PathBuf::from(SHARED_DIR),
     })
+}
+
+/// The device arguments for a kernel interface's PMD, whose queues must be asked for: one pair for each worker. What an
+/// operator wrote out stays as it is.
+fn with_interface(devargs: &str, interface: &str, workers: usize) -> String {
+    if !devargs.contains("{interface}") {
+        return devargs.to_owned();
+    }
+    let queues = match devargs.split_once(',') {
+        _ if workers < 2 => String::new(),
+        Some((name, _)) if name.starts_with("net_af_packet") => format!(",qpairs={workers}"),
+        Some((name, _)) if name.starts_with("net_af_xdp") => format!(",queue_count={workers}"),
+        _ => String::new(),
+    };
+    devargs.replace("{interface}", interface) + &queues
 }
 
 async fn default_interface() -> Result<String, String> {
@@ -135,5 +151,23 @@ impl Forwarding for Handle {
     }
     fn loads(&self) -> Result<Loads, CommandError> {
         Self::loads(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_interface_gets_a_pair_of_queues_for_each_worker() {
+        let of = |devargs, workers| with_interface(devargs, "eth1", workers);
+        let packet = "net_af_packet0,iface={interface}";
+        assert_eq!(of(packet, 1), "net_af_packet0,iface=eth1");
+        assert_eq!(of(packet, 4), "net_af_packet0,iface=eth1,qpairs=4");
+        assert_eq!(
+            of("net_af_xdp0,iface={interface}", 2),
+            "net_af_xdp0,iface=eth1,queue_count=2"
+        );
+        assert_eq!(of("0000:01:00.0", 4), "0000:01:00.0");
     }
 }

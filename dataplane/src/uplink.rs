@@ -318,6 +318,19 @@ impl Uplink {
         }
     }
 
+    /// Datagrams so far that hold no packet: empty ones, and such as are longer than any packet.
+    #[must_use]
+    pub fn unusable(&self) -> u64 {
+        match self {
+            Uplink::Socket(port) => {
+                let stats = port.stats();
+                stats.empty + stats.truncated
+            }
+            // Frames that are not the tunnel's are the kernel's, which has a copy.
+            Uplink::Ethdev(_) => 0,
+        }
+    }
+
     /// Queues an inner packet for a host.
     pub fn push(
         &mut self,

@@ -91,6 +91,8 @@ struct Ports<'a> {
     eye: Eye<'a>,
     access: Access,
     uplink: Uplink,
+    /// Datagrams without a packet that were counted.
+    unusable: u64,
     host: TapPort,
     neighbours: Vec<Neighbour>,
     handed: Vec<Burst<BURST>>,
@@ -163,6 +165,17 @@ impl Output for Ports<'_> {
 }
 
 impl Ports<'_> {
+    // The port keeps what holds no packet to itself; the books must show it all the same.
+    fn count_unusable(&mut self) {
+        let unusable = self.uplink.unusable();
+        let more = usize::try_from(unusable - self.unusable).unwrap_or(0);
+        if more > 0 {
+            self.unusable = unusable;
+            self.counters.add(Counter::ReceivedTunnel, more);
+            self.counters.add(Counter::Malformed, more);
+        }
+    }
+
     fn pass_on(&mut self, worker: usize) {
         let (Some(burst), Some(neighbour)) =
             (self.handed.get_mut(worker), self.neighbours.get(worker))
@@ -273,6 +286,7 @@ impl Worker {
             eye: Eye::new(&tables, settings.worker),
             access,
             uplink,
+            unusable: 0,
             host,
             neighbours: self.neighbours,
             handed,
@@ -333,6 +347,7 @@ impl Worker {
                 datagrams.push(received);
             });
             pipeline.output.report_paths();
+            pipeline.output.count_unusable();
             for (mbuf, from, tos) in datagrams.drain(..) {
                 let Some((mbuf, headers)) = pipeline.parse_inner(mbuf, from) else {
                     continue;

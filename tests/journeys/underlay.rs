@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::ensure;
 use journeys::container::Container;
 use journeys::deadline::wait_for;
 use journeys::measure::{ECHO_PORT, Observer};
@@ -189,6 +190,11 @@ fn traffic_before_registration_is_dropped_and_counted() {
         uplink: Uplink::Socket,
     })
     .unwrap();
+    // Its first answer comes when the data plane runs; the socket file is there before.
+    assert_eq!(
+        metric(&topology.nodes[1], "netmanager_packets_dropped_total"),
+        0
+    );
     let target = SocketAddr::new(IpAddr::V4(topology.nodes[1].underlay), TUNNEL_PORT);
     // UDP from an Instance IP to a namespace IP, with a right header checksum.
     let packet = [
@@ -215,7 +221,11 @@ fn traffic_before_registration_is_dropped_and_counted() {
         || {
             let received = metric(node, "netmanager_packets_received_total{port=\"tunnel\"}");
             let dropped = metric(node, "netmanager_packets_dropped_total");
-            Ok((received == DATAGRAMS && dropped == DATAGRAMS).then_some(()))
+            ensure!(
+                (received, dropped) == (DATAGRAMS, DATAGRAMS),
+                "{received} received and {dropped} dropped of {DATAGRAMS}"
+            );
+            Ok(Some(()))
         },
     )
     .unwrap();

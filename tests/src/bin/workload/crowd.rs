@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
@@ -25,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const OPENERS: usize = 8;
 
 fn allow_many_files() -> Result<()> {
-    setrlimit(Resource::RLIMIT_NOFILE, 60_000, 60_000).context("allowing 60,000 open files")
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("allowing as many open files as may be")
 }
 
 /// Serves all connections in one thread, as long as they last.
