@@ -223,12 +223,6 @@ impl Uplink {
             Uplink::Ethdev(port) => port.flush(eye),
         }
     }
-
-    /// Whether what arrives may be several pieces of one packet.
-    #[must_use]
-    pub fn joins(&self) -> bool {
-        matches!(self, Uplink::Socket(_))
-    }
 }
 
 #[cold]
