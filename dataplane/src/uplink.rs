@@ -370,12 +370,6 @@ impl Uplink {
         }
     }
 
-    /// Whether what arrives may be several pieces of one packet.
-    #[must_use]
-    pub fn joins(&self) -> bool {
-        matches!(self, Uplink::Socket(_))
-    }
-
     /// What was said of paths since the last call.
     #[inline]
     pub fn reports(&mut self, mut each: impl FnMut(PathReport)) {

@@ -273,7 +273,7 @@ impl Worker {
             ..
         } = self;
         let me = usize::from(settings.worker);
-        let (joins, uplink_sleeps) = (uplink.joins(), matches!(uplink, Uplink::Socket(_)));
+        let uplink_sleeps = matches!(uplink, Uplink::Socket(_));
         let handed = self.neighbours.iter().map(|_| Burst::new()).collect();
         let asleep = self
             .neighbours
@@ -352,15 +352,12 @@ impl Worker {
                 let Some((mbuf, headers)) = pipeline.parse_inner(mbuf, from) else {
                     continue;
                 };
-                if joins {
-                    let ready = |mbuf, (from, tos)| joined.push((mbuf, from, tos));
-                    let followed = pipeline.followed(&mbuf);
-                    if joiner.offer(mbuf, &headers, (from, tos), ready) {
-                        counters.count(Counter::Joined);
-                        pipeline.note_joined(followed);
-                    }
-                } else {
-                    joined.push((mbuf, from, tos));
+                // By either uplink: what a container's kernel sent as one segment comes as one packet to another's.
+                let ready = |mbuf, (from, tos)| joined.push((mbuf, from, tos));
+                let followed = pipeline.followed(&mbuf);
+                if joiner.offer(mbuf, &headers, (from, tos), ready) {
+                    counters.count(Counter::Joined);
+                    pipeline.note_joined(followed);
                 }
             }
             joiner.flush(|mbuf, (from, tos)| joined.push((mbuf, from, tos)));
