@@ -39,7 +39,7 @@ fn fragment(whole: &[u8], header: usize, offset: usize, end: usize) -> Vec<u8> {
     if header == 20 {
         let length = u16::try_from(header + body.len()).unwrap();
         piece[2..4].copy_from_slice(&length.to_be_bytes());
-        piece[6..8].copy_from_slice(&(at / 8 | u16::from(more) << 13).to_be_bytes());
+        piece[6..8].copy_from_slice(&((at / 8) | (u16::from(more) << 13)).to_be_bytes());
         piece[10..12].fill(0);
         let sum = !checksum::sum(&piece);
         piece[10..12].copy_from_slice(&sum.to_be_bytes());
