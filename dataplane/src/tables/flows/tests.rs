@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::tally::OfService;
 use crate::tables::region::SHARD_HEADER_WORDS;
+use crate::tally::OfService;
 
 /// Few slots, so that buckets fill.
 const SLOTS: usize = 64;
