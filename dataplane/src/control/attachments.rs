@@ -1,5 +1,7 @@
 //! Containers on this node: their slots, and the host TAP's.
 
+use std::net::IpAddr;
+
 use net::address::Address;
 
 use super::{Controller, Resting};
@@ -107,7 +109,7 @@ impl Controller {
             instance_v6: v6_address(instance),
         };
         self.tables.slots.fill(slot, &port);
-        let ifindex = attachment.ifindex;
+        let (ifindex, namespace) = (attachment.ifindex, attachment.namespace);
         self.attached.insert(
             ifindex,
             Attached {
@@ -118,6 +120,7 @@ impl Controller {
         );
         let published = self
             .publish_slot(ifindex, slot)
+            .and_then(|()| self.place_again(namespace))
             .and_then(|()| self.filter());
         if let Err(error) = published {
             let _ = self.detach(ifindex);
@@ -168,11 +171,30 @@ impl Controller {
             }
         }
         self.relocate(gone.attachment.namespace, Location::Nowhere);
+        let placed = self.place_again(gone.attachment.namespace);
         for address in gone.attachment.namespace.iter() {
             self.owners.remove(&address.into());
         }
         self.rest(Resting::Slot(gone.slot));
-        filtered.map(|()| true)
+        filtered.and(placed).map(|()| true)
+    }
+
+    /// Whether an instance should be on this node and is not: a namespace IP of our own subnetworks with nothing
+    /// attached there. A manager that has not heard of its end names it still, and its host is this node: what we sent
+    /// there would come back to us.
+    pub(super) fn is_absent(&self, namespace: Pair) -> bool {
+        let in_subnet = |subnet: &Subnet, address: IpAddr| match address {
+            IpAddr::V4(v4) => subnet
+                .v4
+                .is_some_and(|base| u32::from(v4) >> 6 == u32::from(base) >> 6),
+            IpAddr::V6(v6) => subnet
+                .v6
+                .is_some_and(|base| u128::from(v6) >> 8 == u128::from(base) >> 8),
+        };
+        self.local_slot(namespace).is_none()
+            && namespace
+                .iter()
+                .any(|address| self.subnets.iter().any(|s| in_subnet(s, address)))
     }
 
     /// Gives a local container the Instance IPs that a job's routes name for it.

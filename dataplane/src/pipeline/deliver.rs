@@ -59,10 +59,34 @@ impl<O: Output> Pipeline<'_, O> {
             }
             restored = Some(dialled);
         }
+        if packet.headers.total_len > usize::from(self.settings.mtu)
+            && packet.mbuf.offload().segment == Segment::None
+            && port.ifindex != 0
+            && !matches!(packet.origin, Origin::Access(_))
+        {
+            return self.too_large_for(packet, &port);
+        }
         self.hand_to(packet, &port);
         if let Some(key) = first {
             self.lead(key, Decision::In { source: restored });
         }
+    }
+
+    /// Ends a packet of another node that the container's interface would not take, and tells its sender: in the
+    /// container's name, and translated as if it had said it, so that the other node finds the flow.
+    #[cold]
+    fn too_large_for(&mut self, packet: Packet, port: &AccessSlot) {
+        let failure = Failure::TooBig {
+            mtu: u32::from(self.settings.mtu),
+        };
+        let own = packet.headers.destination;
+        if let Some(error) = self.error_from(own, &packet, failure) {
+            self.counters.count(Counter::Answers);
+            if let Some(error) = self.parse(error, Origin::Access(port.ifindex)) {
+                self.outbound(error, port);
+            }
+        }
+        self.drop(packet.mbuf, Counter::TooBig);
     }
 
     pub(super) fn set_source(packet: &mut Packet, source: Address) -> bool {

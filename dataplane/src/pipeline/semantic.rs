@@ -14,7 +14,7 @@ use super::{Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
 use crate::policy;
 use crate::tables::flows::Tuple;
-use crate::tables::region::{Backend, BackendRef};
+use crate::tables::region::{Backend, BackendRef, Location};
 use crate::tables::routes::{BackendSet, Route};
 use crate::tables::slots::AccessSlot;
 
@@ -102,7 +102,9 @@ impl<O: Output> Pipeline<'_, O> {
                 .get_mut(service as usize)
                 .and_then(|state| {
                     let usable = |reference: BackendRef, backend: &Backend| {
-                        !family(backend.instance, v4).is_unspecified()
+                        // One that is not attached (again) takes no new flows.
+                        backend.location != Location::Nowhere
+                            && !family(backend.instance, v4).is_unspecified()
                             && !family(backend.namespace, v4).is_unspecified()
                             && !ambiguous.contains(&reference.id)
                     };
