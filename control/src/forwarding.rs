@@ -2,8 +2,8 @@
 //! the node against the real one.
 
 pub use dataplane::api::{
-    Attachment, CommandError, Count, Event, FlowLine, InstanceRoute, JobRoutes, NextHop, Pair,
-    Policy, RouteLine, ServiceAddress, Stats, Subnet,
+    Attachment, CommandError, Count, Event, FlowLine, InstanceRoute, JOB_UNUSED, JobRoutes,
+    NextHop, Pair, Policy, RouteLine, ServiceAddress, Stats, Subnet,
 };
 
 use std::net::IpAddr;

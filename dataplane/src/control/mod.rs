@@ -18,7 +18,8 @@ use kernel_port::{AccessGroup, Waker};
 use net::address::Address;
 
 use crate::api::{
-    Attachment, CommandError, Count, Event, FlowLine, JobRoutes, NextHop, RouteLine, Stats, Subnet,
+    Attachment, CommandError, Count, Event, FlowLine, JOB_UNUSED, JobRoutes, NextHop, RouteLine,
+    Stats, Subnet,
 };
 use crate::clock;
 use crate::counters::{Counter, Counters, Group};
@@ -376,16 +377,18 @@ impl Controller {
             .collect()
     }
 
-    /// Notes the backends of live flows as used, once in a while: a connection may be silent for hours and keeps its
-    /// instance (pitfall 7), so its job must not be forgotten for want of packets.
+    /// Notes the backends of long-lived flows as used, once in a while: a connection may be silent for hours and keeps
+    /// its instance (pitfall 7), so its job must not be forgotten for want of packets. Flows that end before a job is
+    /// forgotten need no such help.
     pub(crate) fn flows_keep_jobs(&mut self, now: u32) {
         if now.saturating_sub(self.flows_asked) < FLOWS_ASKED_EVERY {
             return;
         }
         self.flows_asked = now;
+        let forgotten = now.saturating_add(u32::try_from(JOB_UNUSED.as_secs()).unwrap_or(u32::MAX));
         for shard in self.shards() {
             shard.for_each(|_, backend, end| {
-                if end > now {
+                if end > forgotten {
                     self.tables.mark_used(backend.id, now);
                 }
                 true
