@@ -269,8 +269,9 @@ impl Ledger {
         count < self.needed(owner, 1) + 1
     }
 
-    /// Removes and returns what is to be given back: empty subnetworks of former owners, and of `owner` those beyond
-    /// one more than needed. The first stays.
+    /// Removes and returns what is to be given back: subnetworks of former owners without a container (their addresses
+    /// rest at the cluster, which hands none of them out to this node's new id), and of `owner` those beyond one more
+    /// than needed. The first stays.
     pub fn give_back(&mut self, owner: &str, now: u64) -> Vec<Held> {
         let keep = self.needed(owner, 0) + 1;
         let mut own = self
@@ -282,11 +283,16 @@ impl Ledger {
         let mut index = self.subnets.len();
         while index > 0 {
             index -= 1;
-            let Some(held) = self.subnets.get(index).filter(|held| held.is_idle(now)) else {
+            let Some(held) = self.subnets.get(index) else {
                 continue;
             };
             let foreign = held.owner != owner;
-            if foreign || own > keep {
+            let free = if foreign {
+                held.used.is_empty()
+            } else {
+                held.is_idle(now) && own > keep
+            };
+            if free {
                 if !foreign {
                     own -= 1;
                 }
@@ -377,6 +383,15 @@ mod tests {
         assert_eq!(given.len(), 1);
         assert_eq!(given[0].v4.unwrap().to_string(), "10.18.0.128");
         assert_eq!(ledger.give_back("other", 70).len(), 2);
+    }
+
+    #[test]
+    fn a_former_ids_subnetwork_goes_back_with_its_last_container() {
+        let mut ledger = ledger(1);
+        let container = ledger.take("n", 0).unwrap();
+        assert!(ledger.give_back("other", 10).is_empty());
+        ledger.free(container, 10);
+        assert_eq!(ledger.give_back("other", 10).len(), 1);
     }
 
     #[test]

@@ -8,8 +8,10 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::io::AsyncWriteExt;
+use tokio::sync::oneshot;
 
 use crate::state::Published;
 
@@ -39,7 +41,14 @@ pub struct Rules {
 pub struct Firewall {
     table: String,
     host_interface: String,
+    waiting: Mutex<Vec<Transaction>>,
     turn: tokio::sync::Mutex<()>,
+}
+
+/// A change that waits for its turn, and who waits for its outcome.
+struct Transaction {
+    rules: String,
+    done: oneshot::Sender<Result<(), FirewallError>>,
 }
 
 impl Firewall {
@@ -47,24 +56,50 @@ impl Firewall {
         Self {
             table: format!("oakestra_{}", instance.replace('-', "_")),
             host_interface: host_interface.to_owned(),
+            waiting: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
         }
     }
 
-    async fn apply(&self, rules: &str) -> Result<(), FirewallError> {
-        let _turn = self.turn.lock().await;
-        run(rules).await
+    /// Applies a change. Those that come while another is at work go together in one run: fifty deploys at once would
+    /// else wait for fifty processes in a row.
+    async fn apply(&self, rules: String) -> Result<(), FirewallError> {
+        let (done, outcome) = oneshot::channel();
+        self.waiting().push(Transaction { rules, done });
+        {
+            let _turn = self.turn.lock().await;
+            let together = std::mem::take(&mut *self.waiting());
+            let rules: String = together.iter().map(|one| one.rules.as_str()).collect();
+            let all = match together.len() {
+                0 | 1 => false,
+                _ => run(&rules).await.is_ok(),
+            };
+            for one in together {
+                // Of several that failed together, who is to blame shows one by one.
+                let outcome = if all { Ok(()) } else { run(&one.rules).await };
+                let _ = one.done.send(outcome);
+            }
+        }
+        outcome.await.unwrap_or_else(|_| {
+            Err(FirewallError::Run(std::io::Error::other(
+                "the run that it was part of was given up",
+            )))
+        })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Transaction>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces the `inet` table.
     pub async fn set_rules(&self, rules: &Rules) -> Result<(), FirewallError> {
-        self.apply(&self.render(rules)).await
+        self.apply(self.render(rules)).await
     }
 
     /// Drops the kernel's copy of what arrives on a host end.
     pub async fn shield(&self, interface: &str) -> Result<(), FirewallError> {
         let table = &self.table;
-        self.apply(&format!(
+        self.apply(format!(
             "add table netdev {table}\n\
              add chain netdev {table} {interface}\n\
              delete chain netdev {table} {interface}\n\
@@ -76,7 +111,7 @@ impl Firewall {
     /// Takes a shield back; one that is gone is no error.
     pub async fn unshield(&self, interface: &str) -> Result<(), FirewallError> {
         let table = &self.table;
-        self.apply(&format!(
+        self.apply(format!(
             "add table netdev {table}\nadd chain netdev {table} {interface}\ndelete chain netdev {table} {interface}\n"
         ))
         .await
@@ -85,7 +120,7 @@ impl Firewall {
     /// Removes both tables.
     pub async fn clear(&self) -> Result<(), FirewallError> {
         let table = &self.table;
-        self.apply(&format!(
+        self.apply(format!(
             "add table netdev {table}\ndelete table netdev {table}\nadd table inet {table}\ndelete table inet {table}\n"
         ))
         .await

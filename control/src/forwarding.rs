@@ -3,8 +3,8 @@
 
 pub use dataplane::api::{
     AccessKind, Attachment, BackendLine, CommandError, Count, Event, FlowLine, InstanceLoad,
-    InstanceRoute, JobRoutes, Loads, NextHop, Pair, Policy, PolicyCounts, PortCounts, PortLine,
-    RoleCounts, RouteLine, ServiceAddress, ServiceCounts, Stats, Subnet,
+    InstanceRoute, JOB_UNUSED, JobRoutes, Loads, NextHop, Pair, Policy, PolicyCounts, PortCounts,
+    PortLine, RoleCounts, RouteLine, ServiceAddress, ServiceCounts, Stats, Subnet,
 };
 pub use dataplane::{Capture, CaptureOptions, Trace, TraceFilter};
 

@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use control::STEPS;
 use control::forwarding::Event;
+use protocol::node_http::Register;
 use serde_json::json;
-use world::{Broker, Cluster, Sleeper, World, eventually, fingerprint, isolated, run, table};
+use world::{
+    Broker, Cluster, Sleeper, World, eventually, fingerprint, isolated, run, scratch, table,
+};
 
 const JOB: &str = "app1.test.client.test";
 
@@ -292,6 +295,7 @@ fn registering_again_another_and_after_a_failure() {
         assert_eq!(error.status, 400);
         assert!(error.message.contains("n1"), "{}", error.message);
         assert_eq!(world.register("a/b").await.unwrap_err().status, 400);
+
         world.node.stop().await;
     });
 }
@@ -456,6 +460,68 @@ fn a_restart_takes_over_containers_ports_and_registration_by_itself() {
 }
 
 #[test]
+fn a_register_that_overtakes_the_restart_still_tells_what_ended_meanwhile() {
+    isolated(async || {
+        let broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::with("{}", scratch("overtaken")).await;
+        let request = |id: &str, cluster: &str| Register {
+            client_id: id.to_owned(),
+            cluster_address: cluster.to_owned(),
+        };
+        world
+            .node
+            .register(request("n1", "127.0.0.1"))
+            .await
+            .unwrap();
+        let dead = Sleeper::start().await;
+        world.deploy(&dead, JOB, 0, "").await.unwrap();
+        let state_dir = world.state_dir.clone();
+        world.node.stop().await;
+        drop((world, dead));
+
+        // Without a broker nothing is told before the caller is there.
+        drop(broker);
+        let again = World::with("{}", state_dir).await;
+        let _broker = Broker::start().await;
+        // A move that fails leaves the node where it was.
+        *cluster.mute.lock().unwrap() = true;
+        let error = again
+            .node
+            .register(request("n2", "127.0.0.1"))
+            .await
+            .unwrap_err();
+        assert_eq!(error.status, 500);
+        eventually("it is back", async || {
+            let status = again.node.status().await;
+            status.up && status.client_id.as_deref() == Some("n1")
+        })
+        .await;
+        *cluster.mute.lock().unwrap() = false;
+        again
+            .node
+            .register(request("n2", "127.0.0.1"))
+            .await
+            .unwrap();
+        eventually("the end is told", async || {
+            !cluster.heard("n2/net/service/undeployed").is_empty()
+        })
+        .await;
+        eventually("the old subnetwork goes back at once", async || {
+            cluster
+                .heard("n1/net/subnet")
+                .iter()
+                .any(|request| request["METHOD"] == "DELETE")
+        })
+        .await;
+        // No cluster named: the one that it is in.
+        again.node.register(request("n2", "")).await.unwrap();
+        assert!(again.node.status().await.up);
+        again.node.stop().await;
+    });
+}
+
+#[test]
 fn fifty_deploys_at_once_each_answer_within_two_seconds() {
     isolated(async || {
         let _broker = Broker::start().await;
@@ -540,6 +606,12 @@ fn a_changed_address_is_announced_for_every_instance_and_an_offline_start_waits(
         assert_eq!(changed["appname"], JOB);
         assert_eq!(changed["instance_number"], 0);
         assert_eq!(changed["host_ip"], "198.51.100.7");
+        // The old connection may have lost its address: a new one is made at once, not after the keep-alive.
+        eventually("connected anew", async || {
+            let link = world.node.status().await.link;
+            link.connected && link.connections == 2
+        })
+        .await;
         world.node.purge().await;
     });
 }

@@ -177,6 +177,10 @@ pub struct Attachment {
     pub number: u32,
 }
 
+/// A job that no packet has used for so long may be forgotten (`Handle::forget_job`). A flow that may live on
+/// for longer without a packet counts as use.
+pub const JOB_UNUSED: Duration = Duration::from_secs(300);
+
 /// A worker subnetwork that this node owns (contract section 1): its network addresses and its gateways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subnet {

@@ -10,7 +10,6 @@ use crate::{address, scalar};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Register {
     /// The node's id, and its MQTT client id.
-    #[serde(deserialize_with = "scalar::text_or_number")]
     pub client_id: String,
     /// Overrides `ClusterUrl` when not empty.
     #[serde(
@@ -31,10 +30,7 @@ pub struct Deploy {
     #[serde(rename = "serviceName")]
     pub service_name: String,
     /// Number of the replica.
-    #[serde(
-        rename = "instanceNumber",
-        deserialize_with = "scalar::instance_number"
-    )]
+    #[serde(rename = "instanceNumber")]
     pub instance_number: u32,
     /// See [`crate::port_mapping`].
     #[serde(
@@ -52,10 +48,7 @@ pub struct Undeploy {
     #[serde(rename = "serviceName")]
     pub service_name: String,
     /// Number of the replica.
-    #[serde(
-        rename = "instanceNumber",
-        deserialize_with = "scalar::instance_number"
-    )]
+    #[serde(rename = "instanceNumber")]
     pub instance_number: u32,
 }
 
@@ -90,5 +83,25 @@ mod tests {
         assert_eq!(undeploy.instance_number, 0);
         let register: Register = serde_json::from_str(r#"{"client_id":"n1"}"#).unwrap();
         assert!(register.cluster_address.is_empty());
+    }
+
+    #[test]
+    fn other_types_than_the_contracts_are_refused() {
+        for body in [
+            r#"{"client_id":5}"#,
+            r#"{"client_id":null}"#,
+            r#"{"client_id":"n1","cluster_address":5}"#,
+        ] {
+            assert!(serde_json::from_str::<Register>(body).is_err(), "{body}");
+        }
+        for body in [
+            r#"{"pid":1,"serviceName":"a.b.c.d","instanceNumber":"0"}"#,
+            r#"{"pid":1,"serviceName":"a.b.c.d","instanceNumber":-1}"#,
+            r#"{"pid":"1","serviceName":"a.b.c.d","instanceNumber":0}"#,
+            r#"{"pid":1,"serviceName":7,"instanceNumber":0}"#,
+            r#"{"pid":1,"serviceName":"a.b.c.d","instanceNumber":0,"portMappings":80}"#,
+        ] {
+            assert!(serde_json::from_str::<Deploy>(body).is_err(), "{body}");
+        }
     }
 }

@@ -29,6 +29,7 @@ struct Present {
 struct Gone {
     namespace: Pair,
     until: Instant,
+    wait: Duration,
     due: Instant,
 }
 
@@ -71,6 +72,7 @@ impl Announcements {
             Gone {
                 namespace,
                 until: now + DEPARTURE_REPEATED,
+                wait: FIRST_WAIT,
                 due: now,
             },
         );
@@ -84,6 +86,7 @@ impl Announcements {
             present.due = now;
         }
         for gone in self.gone.values_mut() {
+            gone.wait = FIRST_WAIT;
             gone.due = now;
         }
     }
@@ -118,7 +121,8 @@ impl Announcements {
         self.gone.retain(|_, gone| now < gone.until);
         for ((job, number), gone) in &mut self.gone {
             if gone.due <= now {
-                gone.due = now + jittered(REPEAT);
+                gone.due = now + jittered(gone.wait);
+                gone.wait = (gone.wait * 2).min(REPEAT);
                 due.push(Due {
                     job: job.clone(),
                     number: *number,

@@ -24,16 +24,14 @@ use protocol::{JobName, address};
 use rumqttc::{AsyncClient, QoS};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::forwarding::{Forwarding, Pair};
+use crate::forwarding::{Forwarding, JOB_UNUSED, Pair};
 use announce::Announcements;
 use queries::{Key, Queries, jittered};
 use session::SessionEvent;
 pub use session::{Broker, give_back};
 
-/// A job's routes are dropped when no packet used them for so long.
-const INTEREST: Duration = Duration::from_secs(300);
 const SUBNET_REPEAT: Duration = Duration::from_secs(2);
 const HOST_REPEAT: Duration = Duration::from_secs(60);
 const REFRESH: Duration = Duration::from_secs(60);
@@ -127,7 +125,10 @@ impl ClusterLink {
         let (events, session) = mpsc::channel(1024);
         let status = Arc::new(Mutex::new(LinkStatus::default()));
         let now = Instant::now();
+        let renew = Arc::new(Notify::new());
         let feed = Feed {
+            renew: Arc::clone(&renew),
+            moved: false,
             node: broker.client_id.clone(),
             forwarding,
             sequence,
@@ -148,7 +149,7 @@ impl ClusterLink {
             interests_due: now + INTEREST_CHECK,
         };
         let tasks = [
-            tokio::spawn(session::keep(broker, events)),
+            tokio::spawn(session::keep(broker, events, renew)),
             tokio::spawn(feed.run(inbox, session)),
         ];
         Self {
@@ -207,6 +208,9 @@ struct SubnetWaiter {
 }
 
 struct Feed {
+    renew: Arc<Notify>,
+    /// The endpoint has changed, and the cluster has not shown yet that it knows.
+    moved: bool,
     node: String,
     forwarding: Arc<dyn Forwarding>,
     sequence: Arc<Sequence>,
@@ -356,6 +360,22 @@ impl Feed {
         if before.is_none() {
             return;
         }
+        self.moved = true;
+        self.say_moved();
+        // Most likely the connection's own address has gone with it, and with the connection what was just said.
+        if before.map(|(address, _)| address) != Some(host) {
+            self.renew.notify_one();
+        }
+    }
+
+    /// Names the new endpoint for every instance of this node.
+    fn say_moved(&mut self) {
+        if self.announcements.unconfirmed() == 0 {
+            self.moved = false;
+        }
+        let Some((host, port)) = self.endpoint.filter(|_| self.moved) else {
+            return;
+        };
         let instances: Vec<_> = self.announcements.present().cloned().collect();
         for (appname, instance_number) in instances {
             let message = AddressChanged {
@@ -569,6 +589,7 @@ impl Feed {
         }
         self.host_due = now;
         self.queries.restart();
+        self.say_moved();
         self.announcements.repeat_all(now);
         self.refresh_due = now + jittered(REFRESH);
         self.ask_for_interests();
@@ -751,7 +772,7 @@ impl Feed {
                     .get(*job)
                     .copied()
                     .unwrap_or_else(|| now.duration_since(followed.since));
-                unused >= INTEREST && !self.announcements.has_job(job)
+                unused >= JOB_UNUSED && !self.announcements.has_job(job)
             })
             .map(|(job, _)| job.clone())
             .collect();

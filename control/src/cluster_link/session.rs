@@ -11,7 +11,7 @@ use rumqttc::{
     AsyncClient, Event, EventLoop, LastWill, MqttOptions, Packet, QoS, SubscribeFilter,
     TlsConfiguration, Transport,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::queries::jittered;
 use crate::config::TlsFiles;
@@ -72,15 +72,28 @@ fn options(broker: &Broker) -> Result<MqttOptions, String> {
     Ok(options)
 }
 
-/// Keeps a connection until nobody listens any more.
-pub async fn keep(broker: Broker, events: mpsc::Sender<SessionEvent>) {
+/// Keeps a connection until nobody listens any more. `renew` asks for a new one at once: one whose local address has
+/// left this host would only be missed after the keep-alive.
+pub async fn keep(
+    broker: Broker,
+    events: mpsc::Sender<SessionEvent>,
+    renew: std::sync::Arc<Notify>,
+) {
     let mut pause = FIRST_PAUSE;
     loop {
         let reason = match options(&broker) {
             Ok(options) => {
                 let (client, mut eventloop) = AsyncClient::new(options, OUTBOX);
                 eventloop.network_options.set_connection_timeout(5);
-                match serve(&broker, client, &mut eventloop, &events, &mut pause).await {
+                let ended = tokio::select! {
+                    ended = serve(&broker, client.clone(), &mut eventloop, &events, &mut pause) => ended,
+                    () = renew.notified() => {
+                        part(&client, &mut eventloop).await;
+                        pause = FIRST_PAUSE;
+                        Some("this node's address has changed".to_owned())
+                    }
+                };
+                match ended {
                     Some(reason) => reason,
                     None => return,
                 }
@@ -93,6 +106,15 @@ pub async fn keep(broker: Broker, events: mpsc::Sender<SessionEvent>) {
         tokio::time::sleep(jittered(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Takes leave where there is still a way to the broker, so that it does not speak our will.
+async fn part(client: &AsyncClient, eventloop: &mut EventLoop) {
+    if client.try_disconnect().is_err() {
+        return;
+    }
+    let until_closed = async { while eventloop.poll().await.is_ok() {} };
+    let _ = tokio::time::timeout(Duration::from_millis(300), until_closed).await;
 }
 
 /// Serves one connection; answers why it ended, or `None` when nobody listens any more.

@@ -16,7 +16,7 @@ pub use stop::purge_without_daemon;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -94,6 +94,8 @@ struct Inner {
     up: bool,
     endpoint: Option<IpAddr>,
     reserved: Vec<(Key, Published)>,
+    /// Containers that were gone at the start; the cluster is told with every link until `/register` has settled which.
+    ended_unseen: Vec<Container>,
 }
 
 /// The node.
@@ -103,7 +105,10 @@ pub struct Node {
     netlink: Arc<Netlink>,
     firewall: Arc<Firewall>,
     file: StateFile,
-    saving: tokio::sync::Mutex<()>,
+    /// Counts the changes of the state that are to be kept.
+    changes: AtomicU64,
+    /// How many of them are.
+    saving: tokio::sync::Mutex<u64>,
     inner: Mutex<Inner>,
     link: Mutex<Option<Arc<ClusterLink>>>,
     sequence: Arc<Sequence>,
@@ -206,13 +211,15 @@ impl Node {
             forwarding,
             netlink,
             file,
-            saving: tokio::sync::Mutex::new(()),
+            changes: AtomicU64::new(0),
+            saving: tokio::sync::Mutex::new(0),
             inner: Mutex::new(Inner {
                 state,
                 confirmed: false,
                 up: false,
                 endpoint: None,
                 reserved: Vec::new(),
+                ended_unseen: Vec::new(),
             }),
             link: Mutex::new(None),
             registering: tokio::sync::Mutex::new(()),
@@ -226,9 +233,10 @@ impl Node {
             fault: Arc::new(Fault::default()),
             tasks: Mutex::new(Vec::new()),
         });
-        let gone = node.take_over(earlier).await;
+        let ended = node.take_over(earlier).await;
+        node.inner().ended_unseen = ended;
         node.watch(events);
-        node.resume(gone);
+        node.resume();
         Ok(node)
     }
 
@@ -276,16 +284,26 @@ impl Node {
     }
 
     async fn save(&self) -> Result<(), StateError> {
-        let _turn = self.saving.lock().await;
+        let change = self.changes.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut saved = self.saving.lock().await;
+        if *saved >= change {
+            return Ok(());
+        }
+        // Whoever waited meanwhile is served by this one write: fifty deploys at once do not wait for fifty.
+        let included = self.changes.load(Ordering::SeqCst);
         let state = {
             let mut inner = self.inner();
             inner.state.seq = self.sequence.latest();
             inner.state.clone()
         };
         let file = self.file.clone();
-        tokio::task::spawn_blocking(move || file.save(&state))
+        let outcome = tokio::task::spawn_blocking(move || file.save(&state))
             .await
-            .unwrap_or(Ok(()))
+            .unwrap_or(Ok(()));
+        if outcome.is_ok() {
+            *saved = included;
+        }
+        outcome
     }
 
     async fn save_or_log(&self) {
@@ -516,4 +534,4 @@ fn attachment(container: &Container) -> Attachment {
 }
 
 /// How long a caller of `/register` and of a deploy that needs a further subnetwork waits: its own limit is 10 s.
-const PATIENCE: Duration = Duration::from_millis(8_500);
+const PATIENCE: Duration = Duration::from_millis(7_500);

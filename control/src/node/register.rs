@@ -9,7 +9,10 @@ use super::{Node, PATIENCE, Refusal};
 use crate::cluster_link::{Broker, ClusterLink, Command};
 use crate::config::NetConfig;
 use crate::host;
-use crate::state::{Container, Identity};
+use crate::state::Identity;
+
+/// How long one try to come back may keep a `/register` waiting.
+const TURN: Duration = Duration::from_secs(2);
 
 impl Node {
     /// `POST /register`: answers once the node has its subnetwork and forwards.
@@ -17,7 +20,7 @@ impl Node {
     /// # Errors
     /// 400 for a bad body or another id than the one registered, 500 when the node could not come up in time.
     pub async fn register(self: &Arc<Self>, request: Register) -> Result<(), Refusal> {
-        let wanted = Identity {
+        let mut wanted = Identity {
             client_id: request.client_id,
             cluster_address: request.cluster_address.trim().to_owned(),
         };
@@ -27,9 +30,18 @@ impl Node {
                 wanted.client_id
             )));
         }
+        let called = Instant::now();
         let _turn = self.registering.lock().await;
         let before = {
             let inner = self.inner();
+            // A caller that names no cluster, of a node that is in one already, means that one.
+            if wanted.cluster_address.is_empty()
+                && self.options.net.cluster_host.is_none()
+                && let Some(identity) = &inner.state.identity
+                && identity.client_id == wanted.client_id
+            {
+                wanted.cluster_address.clone_from(&identity.cluster_address);
+            }
             if inner.confirmed
                 && let Some(identity) = &inner.state.identity
             {
@@ -52,10 +64,16 @@ impl Node {
             self.drop_link(yields).await;
             self.inner().up = false;
         }
-        let outcome = self.bring_up(&wanted, PATIENCE).await;
+        let patience = PATIENCE.saturating_sub(called.elapsed());
+        let outcome = self.bring_up(&wanted, patience).await;
         match outcome {
             Ok(()) => {
-                self.inner().confirmed = true;
+                {
+                    let mut inner = self.inner();
+                    inner.confirmed = true;
+                    // Told by now, over the link that stays.
+                    inner.ended_unseen.clear();
+                }
                 if yields && let Some(before) = before {
                     tracing::info!(
                         old = before.client_id,
@@ -71,6 +89,8 @@ impl Node {
             Err(message) => {
                 if before.as_ref() != Some(&wanted) {
                     self.drop_link(false).await;
+                    // A move that failed leaves the node where it was.
+                    self.resume();
                 }
                 Err(Refusal::failed(format!("not registered: {message}")))
             }
@@ -89,13 +109,12 @@ impl Node {
     }
 
     /// Comes back under the identity of the last run, however long the cluster takes.
-    pub(super) fn resume(self: &Arc<Self>, gone: Vec<Container>) {
+    pub(super) fn resume(self: &Arc<Self>) {
         let Some(identity) = self.inner().state.identity.clone() else {
             return;
         };
         let node = Arc::clone(self);
         self.keep_task(tokio::spawn(async move {
-            let mut gone = Some(gone);
             loop {
                 {
                     let _turn = node.registering.lock().await;
@@ -103,19 +122,8 @@ impl Node {
                     if node.inner().up || current.as_ref() != Some(&identity) {
                         return;
                     }
-                    match node.bring_up(&identity, PATIENCE).await {
-                        Ok(()) => {
-                            for container in gone.take().unwrap_or_default() {
-                                let namespace = container.namespace();
-                                node.tell_link(Command::Leave(
-                                    container.job,
-                                    container.number,
-                                    namespace,
-                                ));
-                            }
-                            node.save_or_log().await;
-                            return;
-                        }
+                    match node.bring_up(&identity, TURN).await {
+                        Ok(()) => return,
                         Err(reason) => {
                             tracing::warn!(%reason, "not back in the cluster yet; trying again");
                         }
@@ -174,9 +182,21 @@ impl Node {
         Ok(())
     }
 
-    /// Says of every container that it is here.
+    /// Says of every container that it is here, and of those that ended while nobody watched that they are not.
     fn announce_all(&self) {
-        let containers = self.inner().state.containers.clone();
+        let (containers, ended) = {
+            let inner = self.inner();
+            (inner.state.containers.clone(), inner.ended_unseen.clone())
+        };
+        for container in ended {
+            let back = containers
+                .iter()
+                .any(|other| other.job == container.job && other.number == container.number);
+            if !back {
+                let namespace = container.namespace();
+                self.tell_link(Command::Leave(container.job, container.number, namespace));
+            }
+        }
         for container in containers {
             let namespace = container.namespace();
             self.tell_link(Command::Arrive(container.job, container.number, namespace));

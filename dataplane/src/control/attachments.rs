@@ -1,5 +1,7 @@
 //! Containers on this node: their slots, and the host TAP's.
 
+use std::net::IpAddr;
+
 use dpdk::Port;
 use net::address::Address;
 
@@ -147,6 +149,7 @@ impl Controller {
             instance_v6: v6_address(instance),
         };
         self.tables.slots.fill(slot, &port);
+        let namespace = attachment.namespace;
         let (device, queues) = opened.unzip();
         self.attached.insert(
             ifindex,
@@ -159,6 +162,7 @@ impl Controller {
         );
         let published = self
             .publish_slot(ifindex, slot)
+            .and_then(|()| self.place_again(namespace))
             .and_then(|()| match queues {
                 None => self.filter(),
                 Some(queues) => self.plug(ifindex, port.worker, queues),
@@ -230,6 +234,7 @@ impl Controller {
             }
         }
         self.leave(gone.attachment.namespace);
+        let placed = self.place_again(gone.attachment.namespace);
         for address in gone.attachment.namespace.iter() {
             self.owners.remove(&address.into());
         }
@@ -239,7 +244,25 @@ impl Controller {
         }
         self.rest(Resting::Number(gone.port.number));
         self.dirty = true;
-        filtered.map(|()| true)
+        filtered.and(placed).map(|()| true)
+    }
+
+    /// Whether an instance should be on this node and is not: a namespace IP of our own subnetworks with nothing
+    /// attached there. A manager that has not heard of its end names it still, and its host is this node: what we sent
+    /// there would come back to us.
+    pub(super) fn is_absent(&self, namespace: Pair) -> bool {
+        let in_subnet = |subnet: &Subnet, address: IpAddr| match address {
+            IpAddr::V4(v4) => subnet
+                .v4
+                .is_some_and(|base| u32::from(v4) >> 6 == u32::from(base) >> 6),
+            IpAddr::V6(v6) => subnet
+                .v6
+                .is_some_and(|base| u128::from(v6) >> 8 == u128::from(base) >> 8),
+        };
+        self.local_slot(namespace).is_none()
+            && namespace
+                .iter()
+                .any(|address| self.subnets.iter().any(|s| in_subnet(s, address)))
     }
 
     /// Gives a local container the Instance IPs that a job's routes name for it.

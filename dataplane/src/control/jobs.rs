@@ -47,6 +47,8 @@ struct Service {
 pub(super) struct Job {
     pub(super) first_set: Instant,
     instances: Vec<(Identity, BackendRef, InstanceRoute)>,
+    /// Named by the cluster as running here, but not attached.
+    absent: Vec<InstanceRoute>,
     services: BTreeMap<Policy, Service>,
 }
 
@@ -304,10 +306,12 @@ impl Controller {
         let mut job = self.jobs.remove(&routes.job).unwrap_or_else(|| Job {
             first_set: Instant::now(),
             instances: Vec::new(),
+            absent: Vec::new(),
             services: BTreeMap::new(),
         });
         self.count_probed(&job, false);
         let before = std::mem::take(&mut job.instances);
+        job.absent.clear();
         let result = self.fill_job(&mut job, hash, routes.instances);
         let kept: HashSet<BackendRef> = job.backends().collect();
         if result.is_ok() {
@@ -324,9 +328,18 @@ impl Controller {
                 .extend(before.into_iter().filter(|(_, r, _)| !kept.contains(r)));
         }
         self.count_probed(&job, true);
+        let absent: Vec<Address> = job
+            .absent
+            .iter()
+            .flat_map(|instance| instance.namespace.iter().chain(instance.instance.iter()))
+            .map(Address::from)
+            .collect();
         self.jobs.insert(routes.job, job);
         self.dirty = true;
-        result
+        result?;
+        absent
+            .into_iter()
+            .try_for_each(|address| self.unresolvable(address))
     }
 
     fn fill_job(
@@ -337,6 +350,18 @@ impl Controller {
     ) -> Result<(), CommandError> {
         let mut addresses: BTreeMap<Policy, Vec<Address>> = BTreeMap::new();
         for instance in instances {
+            for service in &instance.services {
+                let list = addresses.entry(service.policy).or_default();
+                for address in service.addresses.iter().map(Address::from) {
+                    if !list.contains(&address) {
+                        list.push(address);
+                    }
+                }
+            }
+            if self.is_absent(instance.namespace) {
+                job.absent.push(instance);
+                continue;
+            }
             let (identity, reference) = self.backend_for(&instance, hash)?;
             for address in instance.instance.iter() {
                 self.set_route(address.into(), Route::Instance(reference.id))?;
@@ -349,14 +374,6 @@ impl Controller {
                 }
             }
             self.learn_instance(instance.namespace, instance.instance)?;
-            for service in &instance.services {
-                let list = addresses.entry(service.policy).or_default();
-                for address in service.addresses.iter().map(Address::from) {
-                    if !list.contains(&address) {
-                        list.push(address);
-                    }
-                }
-            }
             job.instances.push((identity, reference, instance));
         }
         job.instances
@@ -539,6 +556,32 @@ impl Controller {
                 .filter(|b| !b.instance.1.is_unspecified())
                 .map(|b| b.instance.1.0.into()),
         }
+    }
+
+    /// Looks again at the jobs that name a namespace address which has just been attached or detached: without waiting
+    /// for the cluster's tables, new flows go where there is someone, and those of who left end here.
+    pub(super) fn place_again(&mut self, namespace: Pair) -> Result<(), CommandError> {
+        let concerned = |instance: &InstanceRoute| {
+            let mut addresses = instance.namespace.iter();
+            addresses.any(|address| namespace.iter().any(|other| other == address))
+        };
+        let affected: Vec<JobRoutes> = self
+            .jobs
+            .iter()
+            .map(|(name, job)| {
+                let placed = job.instances.iter().map(|(_, _, instance)| instance);
+                (name, placed.chain(&job.absent))
+            })
+            .filter(|(_, instances)| instances.clone().any(concerned))
+            .map(|(name, instances)| JobRoutes {
+                job: name.clone(),
+                instances: instances.cloned().collect(),
+            })
+            .collect();
+        for routes in affected {
+            self.set_job(routes)?;
+        }
+        Ok(())
     }
 
     /// The backends of a namespace address run elsewhere now.

@@ -24,8 +24,8 @@ use net::address::Address;
 
 use crate::access::Changer;
 use crate::api::{
-    Attachment, BackendLine, CommandError, Event, FlowLine, JobRoutes, Loads, NextHop, PortLine,
-    RouteLine, Stats, Subnet,
+    Attachment, BackendLine, CommandError, Event, FlowLine, JOB_UNUSED, JobRoutes, Loads, NextHop,
+    PortLine, RouteLine, Stats, Subnet,
 };
 use crate::clock;
 use crate::counters::Counters;
@@ -155,8 +155,13 @@ pub struct Controller {
     subnets: Vec<Subnet>,
     host_slot: Option<AccessSlot>,
     queries: Queries,
+    /// When the flows were last asked whose they are, in seconds.
+    flows_asked: u32,
     dirty: bool,
 }
+
+/// Seconds between two looks at all flows.
+const FLOWS_ASKED_EVERY: u32 = 60;
 
 #[derive(Clone, Copy, Debug)]
 enum Resting {
@@ -208,6 +213,7 @@ impl Controller {
             subnets: Vec::new(),
             host_slot: None,
             queries: Queries::default(),
+            flows_asked: 0,
             dirty: false,
         };
         controller.take_over();
@@ -387,8 +393,9 @@ impl Controller {
         lines
     }
 
-    fn job_idle(&self) -> Vec<(String, Duration)> {
+    fn job_idle(&mut self) -> Vec<(String, Duration)> {
         let now = clock::seconds();
+        self.flows_keep_jobs(now);
         self.jobs
             .iter()
             .map(|(name, job)| {
@@ -401,6 +408,25 @@ impl Controller {
                 (name.clone(), since_used.min(job.first_set.elapsed()))
             })
             .collect()
+    }
+
+    /// Notes the backends of long-lived flows as used, once in a while: a connection may be silent for hours and keeps
+    /// its instance (pitfall 7), so its job must not be forgotten for want of packets. Flows that end before a job is
+    /// forgotten need no such help.
+    pub(crate) fn flows_keep_jobs(&mut self, now: u32) {
+        if now.saturating_sub(self.flows_asked) < FLOWS_ASKED_EVERY {
+            return;
+        }
+        self.flows_asked = now;
+        let forgotten = now.saturating_add(u32::try_from(JOB_UNUSED.as_secs()).unwrap_or(u32::MAX));
+        for shard in self.shards() {
+            shard.for_each(|_, backend, end| {
+                if end > forgotten {
+                    self.tables.mark_used(backend.id, now);
+                }
+                true
+            });
+        }
     }
 
     fn now() -> Instant {

@@ -2,6 +2,8 @@
 //! have no other end any more. Limited in rate (RFC 1812 section 4.3.2.8), so that an error never costs more than the
 //! packet did.
 
+use dpdk::Mbuf;
+use net::address::Address;
 use net::answer::{self, Failure};
 use net::ethernet::Mac;
 use net::packet::{Protocol, Version};
@@ -78,7 +80,7 @@ impl<O: Output> Pipeline<'_, O> {
     /// Tells the packet's sender what went wrong, as the gateway. Only who is behind a port of this node is told.
     #[cold]
     pub(super) fn report(&mut self, packet: &Packet, failure: Failure) {
-        if matches!(packet.origin, Origin::Tunnel(_)) || !self.errors.take() {
+        if matches!(packet.origin, Origin::Tunnel(_)) {
             return;
         }
         let Some(gateway) = self
@@ -91,23 +93,37 @@ impl<O: Output> Pipeline<'_, O> {
         if gateway.is_unspecified() {
             return;
         }
-        let Some(mut reply) = self.small.alloc() else {
-            return;
-        };
-        let written = answer::icmp_error(
-            reply.spare_mut(),
-            packet.mbuf.data(),
-            &packet.headers,
-            gateway,
-            failure,
-        );
-        if written.is_ok_and(|length| reply.set_len(length)) {
+        if let Some(error) = self.error_from(gateway, packet, failure) {
             self.note(&packet.mbuf, Note::Answered { reset: false });
-            self.send_back(reply, packet);
+            self.send_back(error, packet);
         }
     }
 
-    fn send_back(&mut self, mut reply: dpdk::Mbuf, packet: &Packet) {
+    /// The error about a packet, while the second's budget lasts and where there may be one.
+    #[cold]
+    pub(super) fn error_from(
+        &mut self,
+        source: Address,
+        packet: &Packet,
+        failure: Failure,
+    ) -> Option<Mbuf> {
+        if !self.errors.take() {
+            return None;
+        }
+        let mut error = self.small.alloc()?;
+        let written = answer::icmp_error(
+            error.spare_mut(),
+            packet.mbuf.data(),
+            &packet.headers,
+            source,
+            failure,
+        );
+        written
+            .is_ok_and(|length| error.set_len(length))
+            .then_some(error)
+    }
+
+    fn send_back(&mut self, mut reply: Mbuf, packet: &Packet) {
         let ethertype = packet.ethertype();
         let port = match packet.origin {
             Origin::Access(ifindex) => self.tables.port(ifindex),

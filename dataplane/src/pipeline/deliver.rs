@@ -1,11 +1,15 @@
 //! The way out: to a container, to another node, to the node itself.
 
-use dpdk::Mbuf;
+use dpdk::{L4Checksum, Mbuf, Segment};
 use net::address::Address;
+use net::answer::Failure;
 use net::ethernet::{self, EtherType, Mac};
+use net::finish;
+use net::fragment::Plan;
 use net::packet::{Icmp, Protocol};
 use net::rewrite::AddressChange;
 
+use super::encapsulate::may_be_fragmented;
 use super::fragments::Decision;
 use super::semantic::tuple;
 use super::{GATEWAY_MAC, Origin, Output, Packet, Pipeline};
@@ -16,6 +20,7 @@ use crate::tables::region::Location;
 use crate::tables::routes::Route;
 use crate::tables::slots::AccessSlot;
 use crate::tables::{SALT, halves, mix};
+use crate::tunnel;
 
 /// Ports from here on are those that kernels give to clients (Linux: 32768 to 60999, RFC 6335: from 49152).
 const EPHEMERAL: u16 = 32_768;
@@ -64,10 +69,69 @@ impl<O: Output> Pipeline<'_, O> {
         } else {
             self.note_served(&packet, &port);
         }
-        self.hand_to(packet, &port);
+        if packet.headers.total_len > usize::from(self.settings.mtu)
+            && packet.mbuf.offload().segment == Segment::None
+            && port.ifindex != 0
+            && !matches!(packet.origin, Origin::Access(_))
+        {
+            self.too_large_for(packet, &port);
+        } else {
+            self.hand_to(packet, &port);
+        }
         if let Some(key) = first {
             self.lead(key, Decision::In { source: restored });
         }
+    }
+
+    /// A packet of another node that the container's interface would not take: split where it may be, else ended, and
+    /// its sender told: in the container's name, and translated as if it had said it, so that the other node finds the
+    /// flow.
+    #[cold]
+    fn too_large_for(&mut self, packet: Packet, port: &AccessSlot) {
+        if may_be_fragmented(packet.mbuf.data(), &packet.headers) {
+            return self.split_for(packet, port);
+        }
+        let failure = Failure::TooBig {
+            mtu: u32::from(self.settings.mtu),
+        };
+        let own = packet.headers.destination;
+        if let Some(error) = self.error_from(own, &packet, failure) {
+            self.counters.count(Counter::Answers);
+            if let Some(error) = self.parse(error, Origin::Access(port.ifindex)) {
+                self.outbound(error, port);
+            }
+        }
+        self.drop(packet.mbuf, Counter::TooBig);
+    }
+
+    #[cold]
+    fn split_for(&mut self, mut packet: Packet, port: &AccessSlot) {
+        if packet.mbuf.offload().checksum != L4Checksum::Complete {
+            let finished = finish::partial(&packet.headers, packet.mbuf.segments());
+            if !finished.is_ok_and(|sum| sum.write(packet.mbuf.data_mut()).is_ok()) {
+                return self.drop(packet.mbuf, Counter::Malformed);
+            }
+            packet.mbuf.set_offload(dpdk::Offload::default());
+        }
+        let Some(plan) = Plan::of_v4(&packet.headers, packet.mbuf.data(), self.settings.mtu) else {
+            return self.drop(packet.mbuf, Counter::TooBig);
+        };
+        self.counters.count(Counter::Fragmented);
+        let small = self.small;
+        let mut refused = 0;
+        let mut cut = tunnel::fragments(&packet.mbuf, &plan, small, |mut piece| {
+            if Self::frame(&mut piece, Mac(port.mac), GATEWAY_MAC, EtherType::IPV4) {
+                self.note(&packet.mbuf, Note::SentAccess(port.ifindex));
+                self.send_frame(piece, port);
+            } else {
+                refused += 1;
+            }
+        });
+        if refused > 0 {
+            cut.pieces -= refused;
+            cut.failure = Some(Counter::NoMbuf);
+        }
+        self.account_pieces(cut);
     }
 
     pub(super) fn set_source(packet: &mut Packet, source: Address) -> bool {

@@ -32,7 +32,7 @@ fn limit(headers: &Headers, path: u16) -> usize {
     })
 }
 
-fn may_be_fragmented(l3: &[u8], headers: &Headers) -> bool {
+pub(super) fn may_be_fragmented(l3: &[u8], headers: &Headers) -> bool {
     headers.version == Version::V4
         && ipv4::Header::of(l3).is_some_and(|ip| ip.fragment_word() & ipv4::DONT_FRAGMENT == 0)
 }
@@ -125,6 +125,10 @@ impl<O: Output> Pipeline<'_, O> {
     // One packet came in; each piece that left or was lost beyond it was made here.
     fn account(&self, followed: u64, to: Endpoint, cut: Cut) {
         self.note_cut(followed, to, cut);
+        self.account_pieces(cut);
+    }
+
+    pub(super) fn account_pieces(&self, cut: Cut) {
         match cut.failure {
             None => self
                 .counters

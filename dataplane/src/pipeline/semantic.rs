@@ -112,6 +112,7 @@ impl<O: Output> Pipeline<'_, O> {
                 .get_mut(service as usize)
                 .and_then(|state| {
                     let usable = |reference: BackendRef, backend: &Backend| {
+                        // One that is not attached (again) takes no new flows.
                         backend.location != Location::Nowhere
                             && !family(backend.instance, v4).is_unspecified()
                             && !family(backend.namespace, v4).is_unspecified()

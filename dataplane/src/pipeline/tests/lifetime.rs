@@ -6,6 +6,7 @@ use super::packets::{Kind, Spec, assert_right};
 use super::stage::*;
 use crate::api::{JobRoutes, Pair, ServiceAddress};
 use crate::counters::Counter;
+use crate::tables::routes::Route;
 
 fn parsed(packet: &[u8]) -> Headers {
     assert_right(packet);
@@ -208,6 +209,65 @@ fn a_connection_whose_backend_is_gone_is_reset_and_datagrams_go_to_another() {
 }
 
 #[test]
+fn an_instance_that_left_this_node_is_gone_although_the_cluster_still_names_it() {
+    for plan in PLANS {
+        let mut node = Node::new(1);
+        let mut both = here();
+        both.instances.push(job(&[0]).instances.remove(0));
+        both.instances[1].services = both.instances[0].services.clone();
+        node.set_job(job(&[]));
+        node.set_job(both.clone());
+        let from = |port, kind| Spec {
+            source_port: port,
+            ..spec(kind, plan.c, plan.local_service)
+        };
+        for kind in [tcp(SYN), Kind::Udp] {
+            for port in [5000, 5001] {
+                node.access(C, &from(port, kind).build());
+            }
+        }
+        assert!(node.control.detach(E).unwrap());
+        node.publish();
+        for named_again in [false, true] {
+            if named_again {
+                node.set_job(both.clone());
+            }
+            for n in 0..6 {
+                let new = from(6000 + n + 10 * u16::from(named_again), tcp(SYN)).build();
+                assert_eq!(picked(&plan, &to_tunnel(&node.access(C, &new))), 0);
+            }
+            for kind in [tcp(ACK), Kind::Udp] {
+                for port in [5000, 5001] {
+                    let sent = node.access(C, &from(port, kind).build());
+                    let reset = matches!(sent[..], [Sent::Access(..)])
+                        && parsed(&to_container(&sent, C)).tcp_flags.any(TcpFlags::RST);
+                    assert!(reset || picked(&plan, &to_tunnel(&sent)) == 0, "{sent:?}");
+                }
+            }
+            for gone in [plan.e_instance, plan.e] {
+                let packet = spec(Kind::Udp, plan.c, gone);
+                let sent = node.dropping(Counter::Unreachable, |n| n.access(C, &packet.build()));
+                assert_eq!(
+                    error_about(&sent, plan.gateway, &packet),
+                    host_unreachable(&plan)
+                );
+            }
+        }
+        assert_eq!(
+            node.sum(Counter::BackendGone),
+            1,
+            "one connection was to it"
+        );
+        node.attach(E, pair(V4.e, V6.e));
+        to_container(&node.access(C, &spec(Kind::Udp, plan.c, plan.e).build()), E);
+        to_container(
+            &node.access(C, &spec(Kind::Udp, plan.c, plan.e_instance).build()),
+            E,
+        );
+    }
+}
+
+#[test]
 fn a_backend_that_moves_to_another_host_keeps_its_flows() {
     let mut node = Node::new(1);
     let sent = spec(tcp(SYN), V4.c, V4.service);
@@ -341,6 +401,33 @@ fn an_established_connection_keeps_its_instance_through_two_idle_hours() {
             n
         );
     }
+}
+
+#[test]
+fn a_silent_connection_keeps_its_job_in_use() {
+    let mut node = Node::new(1);
+    let n = connect(&mut node, &V4, 4000);
+    let used = |node: &Node, n: usize| {
+        let Some(Route::Instance(id)) = node.tables.route(address(V4.d_instance[n])) else {
+            panic!("no route");
+        };
+        node.tables.last_used(id)
+    };
+    let opened = used(&node, n);
+    assert_ne!(opened, 0);
+    for _ in 0..60 {
+        node.tick(60_000);
+        let now = u32::try_from(node.clock / 1000).unwrap();
+        node.control.flows_keep_jobs(now);
+        assert_eq!(used(&node, n), now);
+        assert_eq!(used(&node, 1 - n), 0, "nothing uses the other");
+    }
+    // A flow that has ended keeps nothing.
+    node.tick(3 * 3_600_000);
+    let last = used(&node, n);
+    node.control
+        .flows_keep_jobs(u32::try_from(node.clock / 1000).unwrap());
+    assert_eq!(used(&node, n), last);
 }
 
 #[test]

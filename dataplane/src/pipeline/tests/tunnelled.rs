@@ -1,5 +1,7 @@
 //! What other nodes send: accepted only for an instance here, from a host that the source lives on.
 
+use net::packet::Headers;
+
 use super::packets::{Kind, Spec};
 use super::stage::*;
 use crate::counters::Counter;
@@ -141,6 +143,52 @@ fn congestion_shows_on_both_sides_of_the_tunnel() {
                     assert_eq!(got, Spec { tos, ..back }.build());
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn what_is_too_large_for_a_container_is_reported_in_its_name() {
+    for plan in PLANS {
+        let mut node = Node::new(1);
+        let large = |spec: Spec| Spec {
+            payload: vec![7; 1600],
+            ..spec
+        };
+        let sent = spec(Kind::Udp, plan.c, plan.service);
+        let n = picked(&plan, &to_tunnel(&node.access(C, &sent.build())));
+        // An answer in the client's flow, and what a client sends to a server here: (the packet, who it is for, and
+        // the addresses of the error and of its quote).
+        let reply = large(answer(Kind::Udp, plan.d_instance[n], plan.c));
+        let request = large(spec(Kind::Udp, plan.d_instance[n], plan.e));
+        for (packet, own, quoted) in [
+            (reply, plan.c_instance, (plan.d[n], plan.c_instance)),
+            (request, plan.e_instance, (plan.d[n], plan.e_instance)),
+        ] {
+            let sent = node.dropping(Counter::TooBig, |n| n.tunnel(AWAY, &packet.build()));
+            let error = to_tunnel(&sent);
+            let headers = Headers::parse(&error, error.len()).unwrap();
+            assert_eq!(headers.source, address(own));
+            assert_eq!(headers.destination, address(plan.d[n]));
+            let at = usize::from(headers.l4_offset);
+            let (kind, mtu) = if plan.c == V4.c {
+                (
+                    (3, 4),
+                    u32::from(u16::from_be_bytes([error[at + 6], error[at + 7]])),
+                )
+            } else {
+                (
+                    (2, 0),
+                    u32::from_be_bytes(error[at + 4..at + 8].try_into().unwrap()),
+                )
+            };
+            assert_eq!((error[at], error[at + 1]), kind);
+            assert_eq!(mtu, u32::from(MTU));
+            let quote = headers.quoted(&error).unwrap();
+            assert_eq!(
+                (quote.source, quote.destination),
+                (address(quoted.0), address(quoted.1))
+            );
         }
     }
 }
