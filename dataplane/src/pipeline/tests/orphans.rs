@@ -289,7 +289,9 @@ fn a_container_that_leaves_this_node_ends_its_connections_before_the_cluster_say
             to_container(&node.access(C, &dial(SYN).build()), E);
             node.control.detach(E).unwrap();
             node.publish();
+            // What is elsewhere has an address of elsewhere.
             let mut moved_away = here();
+            moved_away.instances[0].namespace = job(&[0]).instances[0].namespace;
             moved_away.instances[0].host = format!("{AWAY}:50103").parse().unwrap();
             node.set_job(moved_away);
             to_tunnel(&node.access(C, &dial(SYN).build()));
