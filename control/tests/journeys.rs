@@ -626,6 +626,10 @@ fn the_broker_may_vanish_and_what_changed_meanwhile_is_caught_up() {
         let container = Sleeper::start().await;
         let other = Sleeper::start().await;
         world.deploy(&container, JOB, 0, "").await.unwrap();
+        eventually("announced", async || {
+            !cluster.heard("service/deployed").is_empty()
+        })
+        .await;
         eventually("confirmed", async || {
             world.node.status().await.link.unconfirmed == 0
         })
@@ -703,6 +707,24 @@ fn the_socket_speaks_json_whatever_the_content_type_and_the_nodes_own_processes_
                 serde_json::from_str::<serde_json::Value>(body).unwrap(),
             )
         };
+        // A caller that is slow with its body is answered too, whatever it wants.
+        for (line, status) in [("POST /nowhere", "404"), ("PUT /register", "405")] {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let mut slow = tokio::net::UnixStream::connect(&path).await.unwrap();
+            let head = format!(
+                "{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 4\r\n\r\n"
+            );
+            slow.write_all(head.as_bytes()).await.unwrap();
+            let early = tokio::time::timeout(Duration::from_millis(200), slow.read_u8()).await;
+            assert!(early.is_err(), "answered before the body was read");
+            slow.write_all(b"null").await.unwrap();
+            let mut answer = String::new();
+            slow.read_to_string(&mut answer).await.unwrap();
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{answer}"
+            );
+        }
         let (status, answer) = post("/register", "{".into()).await;
         assert_eq!(
             (status.as_str(), answer["message"].is_string()),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use protocol::node_http::{Deploy, Register, Undeploy};
@@ -90,6 +90,21 @@ async fn purge(State(app): State<App>) -> axum::Json<Message> {
     done("everything removed")
 }
 
+// Both read the body before they answer: a caller that is still writing it would else lose the answer with the
+// connection.
+async fn no_such_path(uri: Uri, _body: Bytes) -> Response {
+    let message = format!(
+        "there is no {} here; GET /status shows the node, POST /register and /container/deploy are the NodeEngine's",
+        uri.path()
+    );
+    (StatusCode::NOT_FOUND, done(&message)).into_response()
+}
+
+async fn no_such_method(method: Method, uri: Uri, _body: Bytes) -> Response {
+    let message = format!("{} does not take {method}", uri.path());
+    (StatusCode::METHOD_NOT_ALLOWED, done(&message)).into_response()
+}
+
 /// What the handlers share.
 #[derive(Clone)]
 struct App {
@@ -119,6 +134,8 @@ pub fn router(
         .route("/capture", get(capture::capture))
         .route("/trace", get(trace::trace))
         .route("/down", post(purge))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
         .with_state(App {
             node,
             purged,
