@@ -30,6 +30,9 @@ struct Gone {
     namespace: Pair,
     until: Instant,
     wait: Duration,
+    /// How often it is said before an answer that does not show it counts: on a new connection the cluster may listen
+    /// only after us, and one that keeps no list of its own never shows anything.
+    owed: u8,
     due: Instant,
 }
 
@@ -73,6 +76,7 @@ impl Announcements {
                 namespace,
                 until: now + DEPARTURE_REPEATED,
                 wait: FIRST_WAIT,
+                owed: 0,
                 due: now,
             },
         );
@@ -87,6 +91,7 @@ impl Announcements {
         }
         for gone in self.gone.values_mut() {
             gone.wait = FIRST_WAIT;
+            gone.owed = 2;
             gone.due = now;
         }
     }
@@ -111,7 +116,7 @@ impl Announcements {
             }
         }
         self.gone.retain(|(job, number), gone| {
-            *job != result.app_name || shown(*number, gone.namespace)
+            gone.owed > 0 || *job != result.app_name || shown(*number, gone.namespace)
         });
     }
 
@@ -123,6 +128,7 @@ impl Announcements {
             if gone.due <= now {
                 gone.due = now + jittered(gone.wait);
                 gone.wait = (gone.wait * 2).min(REPEAT);
+                gone.owed = gone.owed.saturating_sub(1);
                 due.push(Due {
                     job: job.clone(),
                     number: *number,
@@ -256,5 +262,20 @@ mod tests {
         assert_eq!(announcements.unconfirmed(), 0);
         announcements.leave(("a.b.c.d".into(), 0), pair(), now);
         assert!(announcements.due(now + DEPARTURE_REPEATED).is_empty());
+    }
+
+    #[test]
+    fn a_departure_is_said_twice_on_a_new_connection_whatever_the_cluster_shows() {
+        let mut announcements = Announcements::default();
+        let mut now = Instant::now();
+        announcements.leave(("a.b.c.d".into(), 0), pair(), now);
+        announcements.repeat_all(now);
+        for _ in 0..2 {
+            announcements.observe(&answer(EMPTY), None);
+            now = announcements.next_due().unwrap();
+            assert_eq!(announcements.due(now).len(), 1);
+        }
+        announcements.observe(&answer(EMPTY), None);
+        assert_eq!(announcements.unconfirmed(), 0);
     }
 }
