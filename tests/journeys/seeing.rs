@@ -485,8 +485,24 @@ fn dpdk_dumpcap_captures_an_ethdev_uplink() {
     let run = Run::new().unwrap();
     let programs = Programs::find().unwrap();
     let space = Namespace::create(&run, "huge").unwrap();
+    space
+        .ip(&[
+            "link",
+            "add",
+            "underlay0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "other0",
+        ])
+        .unwrap();
+    for end in ["underlay0", "other0"] {
+        // A new link's own IPv6 chatter could be all that is captured.
+        let key = format!("ipv6/conf/{end}/disable_ipv6");
+        space.sysctl(&key, "1").unwrap();
+    }
     for command in [
-        "link add underlay0 type veth peer name other0",
         "addr add 192.0.2.1/24 dev underlay0",
         "link set underlay0 up",
         "link set other0 up",
