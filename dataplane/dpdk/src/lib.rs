@@ -35,6 +35,7 @@ mod memory;
 mod mempool;
 mod offload;
 mod port;
+mod prefetch;
 mod ring;
 mod tag;
 
@@ -46,6 +47,7 @@ pub use memory::Memory;
 pub use mempool::{Mempool, MempoolError};
 pub use offload::{L4Checksum, Offload, Segment};
 pub use port::{Link, Port, PortConfig, PortError, PortStats, RxQueue, TxQueue};
+pub use prefetch::prefetch;
 pub use ring::{Ring, RingError, RingFlags, RingItem, RingReceiver, RingSender};
 
 /// Bytes in front of the data of a new mbuf, part of a pool's data room.

@@ -23,6 +23,7 @@ use dpdk_sys as sys;
 
 use crate::mempool::Mempool;
 use crate::offload::{self, Offload};
+use crate::prefetch;
 use crate::tag;
 
 /// Flags that say whose buffer a segment points to.
@@ -217,6 +218,22 @@ impl Mbuf {
         unsafe { slice::from_raw_parts_mut(head.start(), head.len()) }
     }
 
+    /// Asks for the first bytes, where headers are. Reads the mbuf's own header.
+    #[inline]
+    pub fn prefetch_data(&self) {
+        prefetch::line(self.head().start());
+    }
+
+    /// One segment that no other packet sees, with nothing left to do: what most packets are.
+    #[inline]
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let head = self.head();
+        field!(head, ol_flags) & offload::REQUESTS == 0
+            && field!(head, nb_segs) == 1
+            && head.exclusive()
+    }
+
     /// The bytes of each segment in order; some may be empty.
     #[inline]
     #[must_use]
@@ -258,6 +275,25 @@ impl Mbuf {
         // SAFETY: the bytes lie within the buffer; the segment is exclusive (headroom is 0 otherwise) and
         // `self` is borrowed mutably.
         Some(unsafe { slice::from_raw_parts_mut(head.start(), n) })
+    }
+
+    /// Takes `less` bytes off the front of a plain packet ([`Mbuf::is_plain`]), adds `more` there (holding whatever was
+    /// there before), cuts it to `len` bytes behind these, and returns all of it. `None`, and nothing done, when it is
+    /// not plain, shorter than that, or lacks the headroom.
+    #[inline(always)]
+    pub fn reframe(&mut self, less: usize, more: usize, len: usize) -> Option<&mut [u8]> {
+        let head = self.head();
+        let (offset, had) = (head.offset(), head.len());
+        let start = (offset + less).checked_sub(more)?;
+        if !self.is_plain() || had < less + len {
+            return None;
+        }
+        let new = more + len;
+        set_field!(head, data_off, narrow(start));
+        set_field!(head, data_len, narrow(new));
+        self.set_pkt_len(new);
+        // SAFETY: from the headroom to within what was data; the segment is exclusive and `self` is borrowed mutably.
+        Some(unsafe { slice::from_raw_parts_mut(head.start(), new) })
     }
 
     /// Adds `n` bytes behind the last segment and returns them, holding whatever was there before.

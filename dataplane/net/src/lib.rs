@@ -42,6 +42,7 @@ pub mod ipv6;
 pub mod mss;
 pub mod ndp;
 pub mod packet;
+pub mod plain;
 pub mod rewrite;
 pub mod sctp;
 pub mod segment;
