@@ -63,6 +63,8 @@ pub async fn config(instance: &str, net: &NetConfig, tun: &TunConfig) -> Result<
         tunnel_port: tun.tunnel_port,
         host_interface: tun.host_interface.clone(),
         mtu: tun.mtu,
+        packets: dataplane::PACKETS_PER_WORKER,
+        instances: dataplane::INSTANCES,
         flows: net.dataplane.flows,
         hugepage_mb: net.dataplane.hugepage_mb,
         namespace: dataplane::namespace_cookie(),

@@ -33,6 +33,12 @@ pub enum Uplink {
     },
 }
 
+/// Mbufs that one worker's ports and queues need.
+pub const PACKETS_PER_WORKER: u32 = crate::memory::SMALL_PER_WORKER;
+
+/// Instances that a node is made for, if nothing else is said.
+pub const INSTANCES: usize = 1 << 17;
+
 /// What the data plane is started with.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -52,6 +58,10 @@ pub struct Config {
     pub host_interface: String,
     /// Largest inner packet that is sent into the tunnel, in bytes (contract: 1450).
     pub mtu: u16,
+    /// Mbufs of each worker, at least [`PACKETS_PER_WORKER`]; more only where a port holds many packets back.
+    pub packets: u32,
+    /// Instances that may be reachable at once, 64 bytes each in the flow mapping.
+    pub instances: usize,
     /// Flows that the table holds over all workers.
     pub flows: usize,
     /// Megabytes of hugepages to use; `None` takes hugepages where there are any, `Some(0)` never.

@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::port_stats::PortStats;
+use crate::tables::region::BACKENDS;
 use crate::tally::Tally;
 
 macro_rules! counters {
@@ -169,15 +170,21 @@ pub struct Counters {
 
 impl Default for Counters {
     fn default() -> Self {
-        Self {
-            named: [const { AtomicU64::new(0) }; COUNT],
-            tally: Tally::default(),
-            ports: PortStats::default(),
-        }
+        Self::new(BACKENDS)
     }
 }
 
 impl Counters {
+    /// All zero, with room for the flows of so many backends.
+    #[must_use]
+    pub fn new(backends: usize) -> Self {
+        Self {
+            named: [const { AtomicU64::new(0) }; COUNT],
+            tally: Tally::new(backends),
+            ports: PortStats::default(),
+        }
+    }
+
     /// Adds `by`. Only the owning worker may call this.
     #[inline(always)]
     pub fn add(&self, counter: Counter, by: usize) {

@@ -8,7 +8,7 @@ use dpdk::Memory;
 
 use crate::api::StartError;
 
-/// Small mbufs: what ports, rings and waiting packets hold, per worker, and one less than a power of two.
+/// Small mbufs that a worker needs for what ports, rings and waiting packets hold.
 pub const SMALL_PER_WORKER: u32 = 16_384;
 /// Large mbufs, per worker: what the ports' landing places take, and a burst beyond.
 pub const LARGE_PER_WORKER: u32 = 512;
@@ -21,12 +21,12 @@ pub const LARGE_ROOM: u16 = u16::MAX;
 
 /// Megabytes that the pools need: objects, their headers, and some for EAL itself.
 #[must_use]
-pub fn megabytes(workers: usize) -> u32 {
+pub fn megabytes(workers: usize, packets: u32) -> u32 {
     const OBJECT: u64 = 256;
     // On ordinary pages a mempool lets no object cross from one page to the next.
     let bytes_of = |room: u16| (u64::from(room) + OBJECT).next_multiple_of(4096);
     let workers = workers as u64;
-    let small = u64::from(SMALL_PER_WORKER) * workers * bytes_of(SMALL_ROOM);
+    let small = u64::from(packets) * workers * bytes_of(SMALL_ROOM);
     let large = (u64::from(LARGE_PER_WORKER) * workers).max(u64::from(LARGE_AT_LEAST));
     let bytes = small + large * bytes_of(LARGE_ROOM) + (24 << 20);
     u32::try_from(bytes >> 20).unwrap_or(u32::MAX) + 1
@@ -66,18 +66,18 @@ fn free_megabytes() -> u64 {
 ///
 /// # Errors
 /// When hugepages are asked for that are not there.
-pub fn choose(asked_mb: Option<u32>, workers: usize) -> Result<Choice, StartError> {
+pub fn choose(asked_mb: Option<u32>, workers: usize, packets: u32) -> Result<Choice, StartError> {
     let needed = asked_mb
         .filter(|&mb| mb > 0)
-        .unwrap_or_else(|| megabytes(workers));
+        .unwrap_or_else(|| megabytes(workers, packets));
     let free = free_megabytes();
     let no_huge = |why: &str| Choice {
         memory: Memory::NoHuge {
-            megabytes: megabytes(workers),
+            megabytes: megabytes(workers, packets),
         },
         text: format!(
             "no-huge, {} MB ({why}; ordinary pages cost more TLB misses per packet)",
-            megabytes(workers)
+            megabytes(workers, packets)
         ),
     };
     match asked_mb {
@@ -113,6 +113,7 @@ mod tests {
 
     #[test]
     fn memory_grows_with_the_workers() {
+        let megabytes = |workers| megabytes(workers, SMALL_PER_WORKER);
         assert!(megabytes(1) > 64, "EAL's default would not do");
         assert!(megabytes(4) > 3 * megabytes(1));
     }
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn zero_means_never() {
         assert!(matches!(
-            choose(Some(0), 1).unwrap().memory,
+            choose(Some(0), 1, SMALL_PER_WORKER).unwrap().memory,
             Memory::NoHuge { .. }
         ));
     }

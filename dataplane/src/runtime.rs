@@ -96,7 +96,10 @@ pub fn flow_mapping(shared_dir: &Path, instance: &str) -> PathBuf {
 }
 
 fn open_region(config: &Config) -> Result<Region, StartError> {
-    let layout = Layout::for_flows(config.flows, config.workers);
+    let layout = Layout {
+        backends: config.instances,
+        ..Layout::for_flows(config.flows, config.workers)
+    };
     let path = flow_mapping(&config.shared_dir, &config.instance);
     let (region, opened) = match Region::open(&path, layout, seed(), config.namespace) {
         Ok(opened) => opened,
@@ -220,7 +223,7 @@ impl Dataplane {
         }
         let prefix = format!("oakestra-{}", config.instance);
         Memory::reclaim(&prefix);
-        let choice = memory::choose(config.hugepage_mb, config.workers)?;
+        let choice = memory::choose(config.hugepage_mb, config.workers, config.packets)?;
         tracing::info!("packet memory: {}", choice.text);
         let eal = Eal::init(EalOptions {
             file_prefix: prefix,
@@ -233,7 +236,7 @@ impl Dataplane {
         let pools = Pools {
             small: pool(
                 "oak_small",
-                memory::SMALL_PER_WORKER * workers - 1,
+                config.packets.max(memory::SMALL_PER_WORKER) * workers - 1,
                 memory::SMALL_ROOM,
             )?,
             large: pool(
@@ -271,7 +274,7 @@ impl Dataplane {
             .map(|n| {
                 let (changer, changes) = changes();
                 let link = WorkerLink {
-                    counters: Arc::new(Counters::default()),
+                    counters: Arc::new(Counters::new(config.instances)),
                     waker: n.waker.clone(),
                     changer,
                 };
@@ -338,6 +341,8 @@ impl Dataplane {
             .with_ethdevs(pools.small.clone());
         if matches!(config.uplink, UplinkKind::Socket) {
             controller = controller.with_kernel_paths();
+        } else {
+            controller = controller.with_frames_from(config.tunnel_port);
         }
         let control = std::thread::Builder::new()
             .name("oak-control".to_owned())

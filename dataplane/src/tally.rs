@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::policy::Policy;
 use crate::tables::lines::Lines;
-use crate::tables::region::BACKENDS;
 use crate::tables::{SERVICES, SLOTS};
 
 /// What is counted of a service.
@@ -53,10 +52,12 @@ pub struct Tally {
     policies: [[AtomicU64; 2]; Policy::ALL.len()],
 }
 
-impl Default for Tally {
-    fn default() -> Self {
+impl Tally {
+    /// With room for so many backends.
+    #[must_use]
+    pub fn new(backends: usize) -> Self {
         Self {
-            live: bytemuck::zeroed_slice_box(BACKENDS),
+            live: bytemuck::zeroed_slice_box(backends),
             services: bytemuck::zeroed_slice_box(SERVICES),
             ports: Lines::new(SLOTS),
             policies: [const { [const { AtomicU64::new(0) }; 2] }; Policy::ALL.len()],

@@ -11,6 +11,8 @@ mod report;
 #[cfg(test)]
 mod tests;
 
+pub mod template;
+
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
@@ -349,6 +351,15 @@ impl Uplink {
                 Push::Queued
             }
             Uplink::Ethdev(port) => port.push(tables, eye, packet, to, tos),
+        }
+    }
+
+    /// Queues a frame that is complete; false when there is no room, and for an uplink that takes none.
+    #[inline(always)]
+    pub fn frame(&mut self, eye: Option<&Eye<'_>>, frame: Mbuf) -> bool {
+        match self {
+            Uplink::Socket(_) => false,
+            Uplink::Ethdev(port) => port.queue(eye, frame),
         }
     }
 

@@ -18,14 +18,19 @@ use crate::control::Message;
 use crate::counters::{Counter, Counters};
 use crate::observe::capture::{CapturePort, Eye};
 use crate::pipeline::{Output, Pipeline, Settings};
+use crate::sync::AtomicU64;
 use crate::tables::Tables;
 use crate::tunnel::Joiner;
+use crate::uplink::template;
 use crate::uplink::{Push, Uplink};
 
 /// Packets taken from one port in one round.
 const BURST: usize = 64;
 /// Access ports that one round may take a burst from: the packet socket, and as many as DPDK has.
 const PORTS: usize = 33;
+/// While others keep the worker busy, an empty TAP is asked again after so many µs: asking takes a system call, which
+/// costs as much as several packets.
+const HOST_US: u64 = 20;
 /// Empty rounds before a worker that may sleep does. Polling a little longer than one round trip through the kernel
 /// spares a wake-up per packet of a conversation.
 const EMPTY_ROUNDS: u32 = 16;
@@ -156,6 +161,21 @@ impl Output for Ports<'_> {
                     None => Err(packet),
                 }
             }
+        }
+    }
+
+    #[inline(always)]
+    fn outer(&self, host: u32) -> Option<&[AtomicU64; template::WORDS]> {
+        match self.uplink {
+            Uplink::Ethdev(_) => self.tables.template(host),
+            Uplink::Socket(_) => None,
+        }
+    }
+
+    #[inline(always)]
+    fn frame(&mut self, frame: Mbuf) {
+        if !self.uplink.frame(self.eye.open(), frame) {
+            self.counters.count(Counter::NoMbuf);
         }
     }
 
@@ -304,6 +324,8 @@ impl Worker {
         let mut joiner = Joiner::new();
         let tick_cycles = dpdk::cycles_hz() / 1000;
         let (mut next_tick, mut next_show, mut next_drops) = (0, 0, 0);
+        let host_cycles = dpdk::cycles_hz() / 1_000_000 * HOST_US;
+        let mut next_host = 0;
         let mut empty_rounds = 0;
         tables.quiescence.wake(me);
         while !self.stop.load(Ordering::Relaxed) {
@@ -337,9 +359,7 @@ impl Worker {
                     eye.see(CapturePort::Access(*ifindex), false, frame, None);
                 }
             }
-            for (frame, ifindex) in frames.drain(..) {
-                pipeline.from_access(frame, ifindex);
-            }
+            pipeline.burst_from_access(&mut frames);
 
             // Other nodes.
             let Ports { uplink, eye, .. } = &mut pipeline.output;
@@ -366,10 +386,18 @@ impl Worker {
             }
 
             // The node itself.
-            work += pipeline
-                .output
-                .host
-                .receive(BURST, &mut |mbuf| from_host.push(mbuf));
+            if work == 0 || cycles >= next_host {
+                let came = pipeline
+                    .output
+                    .host
+                    .receive(BURST, &mut |mbuf| from_host.push(mbuf));
+                next_host = if came > 0 {
+                    cycles
+                } else {
+                    cycles + host_cycles
+                };
+                work += came;
+            }
             if let Some(eye) = pipeline.output.eye.open() {
                 for frame in &from_host {
                     eye.see(CapturePort::Host, false, frame, None);

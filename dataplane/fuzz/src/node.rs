@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use dataplane::counters::{Counter, Counters, Group};
@@ -10,6 +11,7 @@ use dataplane::pipeline::{GATEWAY_MAC, Output, Pipeline, Settings};
 use dataplane::plan::{Range, range};
 use dataplane::tables::Tables;
 use dataplane::tunnel::Joiner;
+use dataplane::uplink::template;
 use dataplane::writer::Writer;
 use dpdk::{Eal, EalOptions, L4Checksum, Mbuf, Memory, Mempool, Offload, Segment};
 use net::Address;
@@ -97,6 +99,12 @@ impl Output for Recorder {
         }
         self.handed.push((worker, packet));
         Ok(())
+    }
+    fn outer(&self, _: u32) -> Option<&[AtomicU64; template::WORDS]> {
+        None
+    }
+    fn frame(&mut self, frame: Mbuf) {
+        self.record(Place::Host, &frame);
     }
     fn unresolved(&mut self, _: Address) {}
 }
@@ -224,7 +232,7 @@ impl<'a> Node<'a> {
     pub fn frame(&mut self, container: usize, frame: Mbuf) {
         let ifindex = plan::ifindex(container);
         let worker = self.tables.port(ifindex).map_or(0, |p| p.worker);
-        self.workers[usize::from(worker)].from_access(frame, ifindex);
+        self.workers[usize::from(worker)].burst_from_access(&mut vec![(frame, ifindex)]);
         self.settle(Cause::Container(container));
     }
 

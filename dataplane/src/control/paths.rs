@@ -15,7 +15,8 @@ use net::{ipv4, ipv6, udp};
 
 use super::Controller;
 use crate::api::{CommandError, NextHop};
-use crate::uplink::{FLOOR_V4, PathReport};
+use crate::tables::routes::set_cells;
+use crate::uplink::{FLOOR_V4, PathReport, template};
 
 /// How long a router's word holds.
 const MEMORY: Duration = Duration::from_secs(600);
@@ -68,6 +69,8 @@ pub(super) struct Paths {
     known: BTreeMap<Address, Path>,
     /// Whether the kernel sends our datagrams, and so knows all about their paths.
     ask_kernel: bool,
+    /// The port that we send from, where an ethdev uplink writes the headers.
+    frames_from: Option<u16>,
     /// The last address of the previous round.
     at: Option<Address>,
     next_round: Option<Instant>,
@@ -81,11 +84,43 @@ impl Controller {
         self
     }
 
+    /// The uplink writes the headers of datagrams itself, from this port.
+    #[must_use]
+    pub fn with_frames_from(mut self, port: u16) -> Self {
+        self.paths.frames_from = Some(port);
+        self
+    }
+
+    // Writes the headers of datagrams to a host once, for all that will go there.
+    fn write_template(&mut self, host: u32, hop: &NextHop) -> Result<(), CommandError> {
+        let (Some(from), Some(to)) = (self.paths.frames_from, self.tables.region.host(host)) else {
+            return Ok(());
+        };
+        let cells = set_cells(template::WORDS - 1);
+        let cell = self
+            .allocator
+            .allocate(&self.tables.arena, cells)
+            .ok_or_else(|| CommandError::Full("no memory is left for next hops".to_owned()))?;
+        let made = template::fill(self.tables.arena.words(cell), hop, to, from);
+        let old = self.tables.set_template(host, if made { cell } else { 0 });
+        for unused in [old, if made { 0 } else { cell }] {
+            if unused != 0 {
+                self.retire(unused, cells);
+            }
+        }
+        Ok(())
+    }
+
     /// A host record with this address is there.
     pub(super) fn add_path(&mut self, host: Address, number: u32) {
         let path = self.paths.known.entry(host).or_default();
         if !path.numbers.contains(&number) {
             path.numbers.push(number);
+        }
+        if let Some(hop) = path.hop
+            && let Err(error) = self.write_template(number, &hop)
+        {
+            tracing::warn!(host = %host.to_ip(), "its datagrams' headers are written one by one: {error}");
         }
         match self.paths.ask_kernel {
             true => self.ask_kernel(host),
@@ -144,10 +179,14 @@ impl Controller {
         if let Some(old) = old {
             self.retire(crate::tables::low32(old), 1);
         }
+        let mut numbers = Vec::new();
         if let Some(path) = self.paths.known.get_mut(&host) {
             path.written = outer;
+            numbers.clone_from(&path.numbers);
         }
-        Ok(())
+        numbers
+            .into_iter()
+            .try_for_each(|number| self.write_template(number, hop))
     }
 
     fn publish_path(&mut self, host: Address) {

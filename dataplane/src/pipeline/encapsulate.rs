@@ -40,7 +40,7 @@ pub(super) fn may_be_fragmented(l3: &[u8], headers: &Headers) -> bool {
 impl<O: Output> Pipeline<'_, O> {
     /// The longest inner packet that goes to a host in one piece.
     #[inline(always)]
-    fn path(&self, host: u32) -> u16 {
+    pub(super) fn path(&self, host: u32) -> u16 {
         self.tables.region.host_mtu(host).min(self.settings.mtu)
     }
 

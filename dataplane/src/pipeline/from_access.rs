@@ -15,8 +15,13 @@ use crate::tables::slots::AccessSlot;
 
 impl<O: Output> Pipeline<'_, O> {
     /// A frame from the interface `ifindex`, Ethernet header first.
-    pub fn from_access(&mut self, mut frame: Mbuf, ifindex: u32) {
+    pub fn from_access(&mut self, frame: Mbuf, ifindex: u32) {
         self.counters.count(Counter::ReceivedAccess);
+        self.access(frame, ifindex);
+    }
+
+    /// A frame that has been counted.
+    pub(super) fn access(&mut self, mut frame: Mbuf, ifindex: u32) {
         let Some(slot) = self.tables.interface(ifindex) else {
             return self.drop(frame, Counter::UnknownPort);
         };

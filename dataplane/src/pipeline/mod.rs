@@ -18,6 +18,7 @@
 //! it by value and either passes it on or accounts for its end; nothing is lost without a counter.
 
 mod answers;
+mod burst;
 mod deliver;
 mod encapsulate;
 mod errors;
@@ -46,9 +47,12 @@ use crate::counters::{Counter, Counters};
 use crate::observe::trace::Tracer;
 use crate::offload::{agrees, l4_state};
 use crate::policy::Known;
+use crate::sync::AtomicU64;
 use crate::tables::activity;
 use crate::tables::flows::Shard;
+use crate::tables::region::Records;
 use crate::tables::{SERVICES, Tables};
+use crate::uplink::template;
 
 use answers::Budget;
 use fragments::Fragments;
@@ -70,6 +74,10 @@ pub trait Output {
     fn host_mac(&self) -> Mac;
     /// A packet whose flows another worker owns. Gives it back when that worker's ring is full.
     fn hand_over(&mut self, packet: Mbuf, worker: u16) -> Result<(), Mbuf>;
+    /// The words of the frame that a datagram to host `host` begins with, if the port writes frames itself.
+    fn outer(&self, host: u32) -> Option<&[AtomicU64; template::WORDS]>;
+    /// A frame, complete.
+    fn frame(&mut self, frame: Mbuf);
     /// Asks for a table query.
     fn unresolved(&mut self, address: Address);
 }
@@ -117,6 +125,7 @@ pub struct Settings {
 pub struct Pipeline<'a, O> {
     tables: &'a Tables,
     shard: Shard<'a>,
+    records: Records<'a>,
     counters: &'a Counters,
     small: &'a Mempool,
     settings: Settings,
@@ -130,6 +139,8 @@ pub struct Pipeline<'a, O> {
     round: probe::Round,
     tracer: Tracer<'a>,
     sweep_at: usize,
+    /// Counts outer datagrams that a router may fragment.
+    datagrams: u16,
     /// Seconds of the machine's monotonic clock.
     now: u32,
     /// The window of what containers are seen to serve.
@@ -156,6 +167,7 @@ impl<'a, O: Output> Pipeline<'a, O> {
         Some(Self {
             tables,
             shard,
+            records: tables.region.records(),
             counters,
             small,
             settings,
@@ -168,6 +180,7 @@ impl<'a, O: Output> Pipeline<'a, O> {
             round: probe::Round::default(),
             tracer: Tracer::new(tables, settings.worker),
             sweep_at: 0,
+            datagrams: 0,
             now: 0,
             window: activity::window(0),
             output,

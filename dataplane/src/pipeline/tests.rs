@@ -3,6 +3,7 @@
 //! The tables are filled by the real controller, the ports are a recorder, and after every step the books must
 //! balance. Packets are made and judged by another implementation (`net`'s tests own that).
 
+mod bursts;
 mod containers;
 mod hostile;
 mod large;

@@ -45,7 +45,7 @@ fn region(locations: &[(Location, u32)]) -> (Region, Tally, List) {
             region.publish_backend(n, &backend).unwrap()
         })
         .collect();
-    (region, Tally::default(), List(list))
+    (region, Tally::new(1 << 17), List(list))
 }
 
 #[test]

@@ -5,9 +5,9 @@
 //! nor another client nor another peer ever meets a flow that is not its own.
 //!
 //! A slot's home is given by the hash of its key. If another flow sits there, the rest of the home's bucket (8
-//! slots) and then a second bucket are used, and the home counts how many were sent away: a lookup that finds
-//! neither its key nor such a count has touched one cache line and is done. When both buckets are full, the flow that
-//! would expire first is given up (`evicted` counts them): bounded memory, and established TCP goes last.
+//! slots) and then a second bucket are used, and the home notes with a bit for each of these places where it sent
+//! keys: a lookup touches its home and, nearly always, one place more at the most. When both buckets are full, the flow
+//! that would expire first is given up (`evicted` counts them): bounded memory, and established TCP goes last.
 //!
 //! The shard is written by its worker alone. It lies in the shared mapping (`region`), so everything is a word, and
 //! the word that makes a slot valid is written last.
@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use net::address::Address;
 use net::packet::{Protocol, TcpFlags};
+use net::plain::{V4, V6};
 
 use super::region::{BackendRef, SLOT_WORDS};
 use super::{SALT, halves, high32, join, low32, mix, word};
@@ -25,9 +26,17 @@ mod ownership;
 mod recovery;
 
 const BUCKET: usize = 8;
+/// Places beside its home where a key may be: the others of its bucket, and all but one of the second bucket.
+const AWAY: usize = 2 * (BUCKET - 1);
+/// The low bits of word 4: which of these places hold keys of this home, and the phase of the slot's own flow.
+const AWAY_MASK: u64 = (1 << AWAY) - 1;
+const PHASE_SHIFT: u32 = 14;
+const PHASE_MASK: u64 = 3 << PHASE_SHIFT;
+const OWN_SHIFT: u32 = 16;
 const EMPTY: u8 = 0;
 const FORWARD: u8 = 1;
 const REVERSE: u8 = 2;
+const DIRECTION: u8 = 3;
 
 const LIVE: usize = 0;
 const EVICTED: usize = 1;
@@ -50,6 +59,85 @@ pub struct Tuple {
 impl Tuple {
     fn ports(&self) -> u32 {
         (u32::from(self.source_port) << 16) | u32::from(self.destination_port)
+    }
+}
+
+/// Both addresses of a tuple, in the form that their family needs.
+pub trait Key: Copy {
+    /// Mixes them with the rest of the key.
+    fn mix(&self, rest: u64, seed: u64) -> u64;
+    /// Whether they are a slot's; the slot's tag has told the family.
+    fn is_in(&self, w: &[AtomicU64; SLOT_WORDS]) -> bool;
+    /// The bit in a tag that tells the family.
+    const FAMILY: u64;
+}
+
+/// The form of a mapped address's low word.
+const MAPPED: u64 = 0xffff << 32;
+
+impl Key for V4 {
+    const FAMILY: u64 = 4;
+
+    #[inline(always)]
+    fn mix(&self, rest: u64, seed: u64) -> u64 {
+        mix(self.0 ^ seed, rest ^ seed.rotate_left(32) ^ SALT[1])
+    }
+
+    #[inline(always)]
+    fn is_in(&self, w: &[AtomicU64; SLOT_WORDS]) -> bool {
+        w[1].load(Ordering::Relaxed) == MAPPED | (self.0 >> 32)
+            && w[3].load(Ordering::Relaxed) == MAPPED | u64::from(low32(self.0))
+    }
+}
+
+impl Key for V6 {
+    const FAMILY: u64 = 0;
+
+    #[inline(always)]
+    fn mix(&self, rest: u64, seed: u64) -> u64 {
+        let ((sh, sl), (dh, dl)) = (halves(self.0), halves(self.1));
+        let a = mix(sl ^ seed, dl ^ SALT[0]);
+        let b = mix(sh ^ SALT[1] ^ rest, dh ^ SALT[2] ^ seed.rotate_left(32));
+        mix(a ^ SALT[1], b ^ rest)
+    }
+
+    #[inline(always)]
+    fn is_in(&self, w: &[AtomicU64; SLOT_WORDS]) -> bool {
+        let ((sh, sl), (dh, dl)) = (halves(self.0), halves(self.1));
+        w[1].load(Ordering::Relaxed) == sl
+            && w[3].load(Ordering::Relaxed) == dl
+            && w[0].load(Ordering::Relaxed) == sh
+            && w[2].load(Ordering::Relaxed) == dh
+    }
+}
+
+/// The rest of a key in one word: ports, protocol, family and direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag(u64);
+
+impl Tag {
+    #[inline(always)]
+    fn new<K: Key>(ports: u32, protocol: Protocol, direction: u8) -> Self {
+        Self(
+            (u64::from(ports) << 16)
+                | (u64::from(protocol.0) << 8)
+                | K::FAMILY
+                | u64::from(direction),
+        )
+    }
+
+    /// Of a client's packet; `ports` has the source port in its high half.
+    #[inline(always)]
+    #[must_use]
+    pub fn forward<K: Key>(ports: u32, protocol: Protocol) -> Self {
+        Self::new::<K>(ports, protocol, FORWARD)
+    }
+
+    /// Of a backend's packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn reverse<K: Key>(ports: u32, protocol: Protocol) -> Self {
+        Self::new::<K>(ports, protocol, REVERSE)
     }
 }
 
@@ -93,6 +181,30 @@ fn timeout(protocol: Protocol, phase: Phase) -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(u32);
 
+/// The hash of a key in this shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hash(u64);
+
+/// What a look at a flow's home found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// The flow.
+    Here(Place),
+    /// It may be in one of these places beside its home, the first of which has been asked for.
+    Away(u16),
+    /// There is no such flow.
+    Nowhere,
+}
+
+/// What a packet found of an open flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// The flow's backend.
+    pub backend: BackendRef,
+    /// Whether this is its first packet in this second.
+    pub refreshed: bool,
+}
+
 /// Why a flow could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -105,7 +217,7 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Shard<'a> {
     header: &'a [AtomicU64],
-    slots: &'a [AtomicU64],
+    slots: &'a [[AtomicU64; SLOT_WORDS]],
     mask: usize,
     seed: u64,
     tally: Option<&'a Tally>,
@@ -119,7 +231,8 @@ impl<'a> Shard<'a> {
     /// Over a shard's header and slots; the number of slots must be a power of two, at least 8.
     #[must_use]
     pub fn new((header, slots): (&'a [AtomicU64], &'a [AtomicU64]), seed: u64) -> Self {
-        let count = (slots.len() / SLOT_WORDS).max(1);
+        let (slots, _) = slots.as_chunks();
+        let count = slots.len().max(1);
         Self {
             header,
             slots,
@@ -151,86 +264,113 @@ impl<'a> Shard<'a> {
 
     #[inline(always)]
     fn slot(&self, place: usize) -> Option<&'a [AtomicU64; SLOT_WORDS]> {
-        self.slots
-            .get((place & self.mask) * SLOT_WORDS..)?
-            .first_chunk()
+        self.slots.get(place & self.mask)
     }
 
     #[inline(always)]
     fn hash(&self, tuple: &Tuple, direction: u8) -> u64 {
-        let (sh, sl) = halves(tuple.source);
-        let (dh, dl) = halves(tuple.destination);
-        let rest = (u64::from(tuple.ports()) << 16)
-            | (u64::from(tuple.protocol.0) << 8)
-            | u64::from(direction);
-        let a = mix(sl ^ self.seed, dl ^ SALT[0]);
-        let b = mix(
-            sh ^ SALT[1] ^ rest,
-            dh ^ SALT[2] ^ self.seed.rotate_left(32),
-        );
-        mix(a ^ SALT[1], b ^ rest)
+        let Tag(tag) = Self::tag(tuple, direction);
+        if tuple.source.is_v4() {
+            Self::v4(tuple).mix(tag, self.seed)
+        } else {
+            V6(tuple.source, tuple.destination).mix(tag, self.seed)
+        }
     }
 
-    #[allow(clippy::cast_possible_truncation)]
-    fn homes(&self, hash: u64) -> (usize, usize) {
-        let home = hash as usize & self.mask;
-        let second = (mix(hash, SALT[0]) as usize & self.mask) & !(BUCKET - 1);
-        (home, second)
+    fn v4(tuple: &Tuple) -> V4 {
+        V4::new(tuple.source.v4_bits(), tuple.destination.v4_bits())
     }
 
     #[inline(always)]
-    fn matches(w: &[AtomicU64; SLOT_WORDS], tuple: &Tuple, tag: u64) -> bool {
-        let (sh, sl) = halves(tuple.source);
-        let (dh, dl) = halves(tuple.destination);
-        // The bits of word 4 that are the key: ports, protocol, direction.
-        (w[4].load(Ordering::Relaxed) >> 16) == tag
-            && w[1].load(Ordering::Relaxed) == sl
-            && w[3].load(Ordering::Relaxed) == dl
-            && w[0].load(Ordering::Relaxed) == sh
-            && w[2].load(Ordering::Relaxed) == dh
+    fn homes(&self, hash: u64) -> (usize, usize) {
+        let home = self.home(hash);
+        (home, self.second(home))
     }
 
-    fn tag(tuple: &Tuple, direction: u8) -> u64 {
-        (u64::from(tuple.ports()) << 16) | (u64::from(tuple.protocol.0) << 8) | u64::from(direction)
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation)] // masked to the table's size
+    fn home(&self, hash: u64) -> usize {
+        hash as usize & self.mask
+    }
+
+    // It follows from the home alone, so that a bit at the home means one place, whatever the key.
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation)] // masked to the table's size
+    fn second(&self, home: usize) -> usize {
+        (mix(home as u64 ^ SALT[1], SALT[0]) as usize & self.mask) & !(BUCKET - 1)
+    }
+
+    #[inline(always)]
+    fn matches(w: &[AtomicU64; SLOT_WORDS], tuple: &Tuple, tag: Tag) -> bool {
+        if tuple.source.is_v4() {
+            Self::holds(w, &Self::v4(tuple), tag)
+        } else {
+            Self::holds(w, &V6(tuple.source, tuple.destination), tag)
+        }
+    }
+
+    #[inline(always)]
+    fn holds<K: Key>(w: &[AtomicU64; SLOT_WORDS], key: &K, Tag(tag): Tag) -> bool {
+        (w[4].load(Ordering::Relaxed) >> OWN_SHIFT) == tag && key.is_in(w)
+    }
+
+    fn tag(tuple: &Tuple, direction: u8) -> Tag {
+        let (ports, protocol) = (tuple.ports(), tuple.protocol);
+        if tuple.source.is_v4() {
+            Tag::new::<V4>(ports, protocol, direction)
+        } else {
+            Tag::new::<V6>(ports, protocol, direction)
+        }
+    }
+
+    // Place number `k` of those beside a home.
+    #[inline(always)]
+    fn away((home, second): (usize, usize), k: usize) -> usize {
+        if k < BUCKET - 1 {
+            (home & !(BUCKET - 1)) | ((home + 1 + k) & (BUCKET - 1))
+        } else {
+            second + k - (BUCKET - 1)
+        }
+    }
+
+    #[inline(always)]
+    fn sent_away(w: &[AtomicU64; SLOT_WORDS]) -> u64 {
+        w[4].load(Ordering::Relaxed) & AWAY_MASK
     }
 
     #[inline]
     fn find(&self, tuple: &Tuple, direction: u8) -> Option<usize> {
-        let hash = self.hash(tuple, direction);
-        let (home, second) = self.homes(hash);
+        let homes = self.homes(self.hash(tuple, direction));
         let tag = Self::tag(tuple, direction);
-        let w = self.slot(home)?;
+        let w = self.slot(homes.0)?;
         if Self::matches(w, tuple, tag) {
-            return Some(home);
+            return Some(homes.0);
         }
-        if w[4].load(Ordering::Relaxed) & 0xff == 0 {
-            return None;
+        let mut bits = Self::sent_away(w);
+        while bits != 0 {
+            let at = Self::away(homes, bits.trailing_zeros() as usize);
+            if self.slot(at).is_some_and(|w| Self::matches(w, tuple, tag)) {
+                return Some(at);
+            }
+            bits &= bits - 1;
         }
-        self.find_displaced(home, second, tuple, tag)
-    }
-
-    #[cold]
-    fn find_displaced(&self, home: usize, second: usize, tuple: &Tuple, tag: u64) -> Option<usize> {
-        let first = home & !(BUCKET - 1);
-        (first..first + BUCKET)
-            .chain(second..second + BUCKET)
-            .find(|&at| self.slot(at).is_some_and(|w| Self::matches(w, tuple, tag)))
+        None
     }
 
     #[allow(clippy::cast_possible_truncation)] // fields of a packed word
     fn direction(w: &[AtomicU64; SLOT_WORDS]) -> u8 {
-        (w[4].load(Ordering::Relaxed) >> 16) as u8
+        (w[4].load(Ordering::Relaxed) >> OWN_SHIFT) as u8 & DIRECTION
     }
 
     #[allow(clippy::cast_possible_truncation)] // fields of a packed word
     fn phase(w: &[AtomicU64; SLOT_WORDS]) -> Phase {
-        Phase::of((w[4].load(Ordering::Relaxed) >> 8) as u8)
+        Phase::of(((w[4].load(Ordering::Relaxed) & PHASE_MASK) >> PHASE_SHIFT) as u8)
     }
 
     fn set_phase(w: &[AtomicU64; SLOT_WORDS], phase: Phase) {
         let old = w[4].load(Ordering::Relaxed);
         w[4].store(
-            (old & !0xff00) | (u64::from(phase as u8) << 8),
+            (old & !PHASE_MASK) | (u64::from(phase as u8) << PHASE_SHIFT),
             Ordering::Release,
         );
     }
@@ -265,6 +405,77 @@ impl<'a> Shard<'a> {
         if high32(old) != at {
             w[6].store(word(at, low32(old)), Ordering::Relaxed);
         }
+    }
+
+    /// Hashes a key, and asks for its home.
+    #[inline(always)]
+    #[must_use]
+    pub fn seek<K: Key>(&self, key: &K, tag: Tag) -> Hash {
+        let hash = key.mix(tag.0, self.seed);
+        if let Some(w) = self.slot(self.home(hash)) {
+            dpdk::prefetch(w);
+        }
+        Hash(hash)
+    }
+
+    /// Looks at a key's home.
+    #[inline(always)]
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)] // slots are at most 2^32, bits are 14
+    pub fn look<K: Key>(&self, Hash(hash): Hash, key: &K, tag: Tag) -> Look {
+        let home = self.home(hash);
+        let Some(w) = self.slot(home) else {
+            return Look::Nowhere;
+        };
+        if Self::holds(w, key, tag) {
+            return Look::Here(Place(home as u32));
+        }
+        let bits = Self::sent_away(w);
+        if bits == 0 {
+            return Look::Nowhere;
+        }
+        let at = Self::away((home, self.second(home)), bits.trailing_zeros() as usize);
+        if let Some(w) = self.slot(at) {
+            dpdk::prefetch(w);
+        }
+        Look::Away(bits as u16)
+    }
+
+    /// Looks at the places beside a key's home.
+    #[inline]
+    #[must_use]
+    pub fn search<K: Key>(&self, Hash(hash): Hash, bits: u16, key: &K, tag: Tag) -> Option<Place> {
+        let homes = self.homes(hash);
+        let mut bits = u64::from(bits);
+        while bits != 0 {
+            let at = Self::away(homes, bits.trailing_zeros() as usize);
+            if self.slot(at).is_some_and(|w| Self::holds(w, key, tag)) {
+                return Some(Self::place(at));
+            }
+            bits &= bits - 1;
+        }
+        None
+    }
+
+    /// Takes a packet that neither opens nor closes the flow at `place`, and keeps the flow alive: what
+    /// [`Shard::forward`] and [`Shard::touch`] do for a flow whose direction has long been open. `None` for any other.
+    #[inline(always)]
+    #[must_use]
+    pub fn pass(&self, place: Place, protocol: Protocol, now: u32) -> Option<Passed> {
+        let w = self.slot(place.0 as usize)?;
+        let old = w[6].load(Ordering::Relaxed);
+        if Self::phase(w) != Phase::Established || high32(old) < now {
+            return None;
+        }
+        let end = now + timeout(protocol, Phase::Established);
+        let refreshed = high32(old) != end;
+        if refreshed {
+            w[6].store(word(end, low32(old)), Ordering::Relaxed);
+        }
+        Some(Passed {
+            backend: BackendRef::from_word(w[5].load(Ordering::Relaxed)),
+            refreshed,
+        })
     }
 
     /// The backend of the flow that the client's packet belongs to, if it has one. `now` in seconds.
@@ -423,16 +634,17 @@ impl<'a> Shard<'a> {
 
     // A free slot for the key, the home first; gives up the flow that would expire first when there is none.
     fn take(&self, tuple: &Tuple, direction: u8, pinned: usize, now: u32) -> usize {
-        let (home, second) = self.homes(self.hash(tuple, direction));
-        let first = home & !(BUCKET - 1);
+        let homes = self.homes(self.hash(tuple, direction));
+        let home = homes.0;
         let free =
             |at: usize| at != pinned && self.slot(at).is_some_and(|w| Self::direction(w) == EMPTY);
         if free(home) {
             return home;
         }
-        let candidates = || (first..first + BUCKET).chain(second..second + BUCKET);
+        let candidates = || (0..AWAY).map(|k| Self::away(homes, k));
         let at = candidates().find(|&at| free(at)).unwrap_or_else(|| {
-            let soonest = candidates()
+            let soonest = std::iter::once(home)
+                .chain(candidates())
                 .filter(|&at| at != pinned && self.slot(at).is_none_or(|w| Self::peer(w) != pinned))
                 .min_by_key(|&at| self.slot(at).map_or(u32::MAX, |w| self.end_of(w)))
                 .unwrap_or(home);
@@ -442,12 +654,26 @@ impl<'a> Shard<'a> {
             self.remove(Self::place(soonest));
             soonest
         });
-        if at != home
-            && let Some(w) = self.slot(home)
-        {
-            w[4].store(w[4].load(Ordering::Relaxed) + 1, Ordering::Release);
-        }
+        self.note_away(homes, at, true);
         at
+    }
+
+    // Notes at a home that its key lies at `at`, or does no more.
+    fn note_away(&self, homes: (usize, usize), at: usize, there: bool) {
+        let Some(w) = self.slot(homes.0).filter(|_| at != homes.0) else {
+            return;
+        };
+        // Where both buckets are one, a place has two numbers; the first counts.
+        let Some(k) = (0..AWAY).find(|&k| Self::away(homes, k) == at) else {
+            return;
+        };
+        let old = w[4].load(Ordering::Relaxed);
+        let new = if there {
+            old | (1 << k)
+        } else {
+            old & !(1 << k)
+        };
+        w[4].store(new, Ordering::Release);
     }
 
     // When the whole flow ends: at the later of its two directions.
@@ -475,9 +701,8 @@ impl<'a> Shard<'a> {
         w[5].store(backend.to_word(), Ordering::Relaxed);
         w[6].store(word(expires, peer as u32), Ordering::Relaxed);
         w[7].store(0, Ordering::Relaxed);
-        let displaced = w[4].load(Ordering::Relaxed) & 0xff;
         w[4].store(
-            (Self::tag(tuple, direction) << 16) | displaced,
+            (Self::tag(tuple, direction).0 << OWN_SHIFT) | Self::sent_away(w),
             Ordering::Release,
         );
     }
@@ -507,16 +732,9 @@ impl<'a> Shard<'a> {
     fn erase(&self, at: usize) {
         let Some(w) = self.slot(at) else { return };
         let direction = Self::direction(w);
-        let (home, _) = self.homes(self.hash(&Self::tuple(w), direction));
-        w[4].store(w[4].load(Ordering::Relaxed) & 0xff, Ordering::Release);
-        if home != at
-            && let Some(h) = self.slot(home)
-        {
-            let old = h[4].load(Ordering::Relaxed);
-            if old & 0xff != 0 {
-                h[4].store(old - 1, Ordering::Release);
-            }
-        }
+        let homes = self.homes(self.hash(&Self::tuple(w), direction));
+        w[4].store(Self::sent_away(w), Ordering::Release);
+        self.note_away(homes, at, false);
     }
 
     /// Looks at `count` slots from `cursor` on and ends the flows that have expired; the next cursor.
@@ -577,7 +795,9 @@ impl<'a> Shard<'a> {
                 BackendRef::from_word(w[5].load(Ordering::Acquire)),
             );
             let end = self.end_of(w);
-            if w[4].load(Ordering::Acquire) >> 16 == before >> 16 && !visit(tuple, backend, end) {
+            if w[4].load(Ordering::Acquire) >> OWN_SHIFT == before >> OWN_SHIFT
+                && !visit(tuple, backend, end)
+            {
                 return;
             }
         }

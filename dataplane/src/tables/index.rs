@@ -61,6 +61,27 @@ impl Index {
         None
     }
 
+    /// Asks for the head of the chain that `key` would be in.
+    #[inline(always)]
+    pub fn seek(&self, key: Address) {
+        let (high, low) = halves(key);
+        if let Some(head) = self.head(high, low) {
+            dpdk::prefetch(head);
+        }
+    }
+
+    /// Asks for the first node of that chain.
+    #[inline(always)]
+    pub fn approach(&self, arena: &Arena, key: Address) {
+        let (high, low) = halves(key);
+        let first = self
+            .head(high, low)
+            .map_or(0, |h| h.load(Ordering::Acquire));
+        if let Some(node) = arena.cell(first).filter(|_| first != 0) {
+            dpdk::prefetch(node);
+        }
+    }
+
     /// Sets the value of `key`; the old one is given back. Writer only. `Err` when the arena is at its limit.
     pub fn set(
         &self,

@@ -27,6 +27,8 @@ use region::Region;
 use routes::Route;
 use slots::{AccessSlot, Slots};
 
+use crate::uplink::template;
+
 use crate::sync::{AtomicU32, AtomicU64, zeros};
 
 /// Services that can have policy state at once.
@@ -55,6 +57,8 @@ pub struct Tables {
     used: Box<[AtomicU32]>,
     /// Towards a host by an ethdev uplink: its address to a cell that holds the next hop.
     pub next_hops: Index,
+    /// By a host's number, for an ethdev uplink: the first cell of the headers of its datagrams; 0 while there are none.
+    templates: Box<[AtomicU32]>,
     /// First cell of the list of hosts to probe, and its length.
     probed: AtomicU64,
     /// Addresses of hosts to their numbers.
@@ -74,6 +78,7 @@ impl Tables {
     #[must_use]
     pub fn new(region: Region, workers: usize) -> Self {
         let (seed, backends) = (region.seed(), region.layout().backends);
+        let hosts = region.layout().hosts;
         Self {
             arena: Arena::new(),
             routes: Index::new(20, seed),
@@ -84,6 +89,7 @@ impl Tables {
             host_slot: AtomicU32::new(0),
             used: zeros(backends),
             next_hops: Index::new(12, seed),
+            templates: zeros(hosts),
             probed: AtomicU64::new(0),
             hosts: Index::new(12, seed),
             version: AtomicU64::new(0),
@@ -162,6 +168,24 @@ impl Tables {
     pub fn set_probed_hosts(&self, cell: u32, length: u32) -> (u32, u32) {
         let old = self.probed.swap(word(cell, length), Ordering::AcqRel);
         (high32(old), low32(old))
+    }
+
+    /// The words of the headers of datagrams to host `host`, for an ethdev uplink; none where it has to make them.
+    #[inline(always)]
+    #[must_use]
+    pub fn template(&self, host: u32) -> Option<&[AtomicU64; template::WORDS]> {
+        let cell = self.templates.get(host as usize)?.load(Ordering::Acquire);
+        if cell == 0 {
+            return None;
+        }
+        self.arena.words(cell).first_chunk()
+    }
+
+    /// Publishes such words by their first cell; the old one, 0 where there was none. Writer only.
+    pub(crate) fn set_template(&self, host: u32, cell: u32) -> u32 {
+        self.templates
+            .get(host as usize)
+            .map_or(0, |word| word.swap(cell, Ordering::AcqRel))
     }
 
     /// The tunnel endpoint of the host with this address, if it is known.

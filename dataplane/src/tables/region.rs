@@ -14,7 +14,7 @@ use net::address::Address;
 use super::{halves, high32, join, low32, word};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"oakflows");
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
 const HEADER_WORDS: usize = 64;
 /// Backends that the mapping of a node has room for.
 pub const BACKENDS: usize = 1 << 17;
@@ -167,6 +167,69 @@ pub struct Backend {
 const DRAINING: u64 = 1;
 /// Its container has left this node: for workers it is gone, whatever jobs still say.
 const LEFT: u64 = 2;
+
+/// The records of all backends.
+#[derive(Clone, Copy, Debug)]
+pub struct Records<'a>(&'a [[AtomicU64; BACKEND_WORDS]]);
+
+impl<'a> Records<'a> {
+    /// Asks for record `id`.
+    #[inline(always)]
+    pub fn prefetch(self, id: u32) {
+        if let Some(w) = self.0.get(id as usize) {
+            dpdk::prefetch(w);
+        }
+    }
+
+    /// The record that `reference` names, if it still holds the same backend and flows may go there.
+    #[inline(always)]
+    #[must_use]
+    pub fn get(self, reference: BackendRef) -> Option<Record<'a>> {
+        let w = self.0.get(reference.id as usize)?;
+        let state = w[0].load(Ordering::Acquire);
+        let same = high32(state) == reference.generation && reference.generation & 1 == 1;
+        (same && state & LEFT == 0).then_some(Record(w))
+    }
+
+    /// The record `id`, if it holds a backend that flows may go to.
+    #[inline(always)]
+    #[must_use]
+    pub fn at(self, id: u32) -> Option<Record<'a>> {
+        let w = self.0.get(id as usize)?;
+        let state = w[0].load(Ordering::Acquire);
+        (high32(state) & 1 == 1 && state & LEFT == 0).then_some(Record(w))
+    }
+}
+
+/// A backend's record in place, of which only what is asked for is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a>(&'a [AtomicU64; BACKEND_WORDS]);
+
+impl Record<'_> {
+    /// Where the backend runs.
+    #[inline(always)]
+    #[must_use]
+    pub fn location(self) -> Location {
+        Location::from_word(self.0[1].load(Ordering::Acquire))
+    }
+
+    /// Its namespace IPv4 address, 0 where it has none.
+    #[inline(always)]
+    #[must_use]
+    pub fn namespace_v4(self) -> u32 {
+        high32(self.0[4].load(Ordering::Relaxed))
+    }
+
+    /// Its namespace IPv6 address, unspecified where it has none.
+    #[inline(always)]
+    #[must_use]
+    pub fn namespace_v6(self) -> Address {
+        join(
+            self.0[2].load(Ordering::Relaxed),
+            self.0[3].load(Ordering::Relaxed),
+        )
+    }
+}
 
 /// The mapping, or heap memory of the same shape where nothing needs to survive.
 enum Words {
@@ -408,6 +471,13 @@ impl Region {
             job: high32(tag),
             number: low32(tag),
         }
+    }
+
+    /// All records of backends, for who reads them at every packet.
+    #[must_use]
+    pub fn records(&self) -> Records<'_> {
+        let words = self.words().get(HEADER_WORDS..self.layout.hosts_at());
+        Records(words.map_or(&[], |w| w.as_chunks().0))
     }
 
     /// Whatever backend is in record `id` now.

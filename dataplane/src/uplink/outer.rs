@@ -10,7 +10,8 @@ use net::{ipv4, ipv6, udp};
 
 use super::Received;
 
-const HOPS: u8 = 64;
+/// Time to live of outer packets.
+pub(super) const HOPS: u8 = 64;
 
 /// The longest IPv4 packet that goes out without "don't fragment". No path is believed to carry less (Linux's
 /// `min_pmtu`), so that a forged report cannot make the node work for a pittance; one that does carry less has its

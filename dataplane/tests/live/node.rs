@@ -300,6 +300,8 @@ pub fn run() {
         tunnel_port: 50103,
         host_interface: "oak0".to_owned(),
         mtu: 1450,
+        packets: dataplane::PACKETS_PER_WORKER,
+        instances: dataplane::INSTANCES,
         flows: 4096,
         hugepage_mb: Some(0),
         namespace: dataplane::namespace_cookie(),

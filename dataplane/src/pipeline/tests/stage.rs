@@ -14,10 +14,12 @@ use crate::api::{AccessKind, Attachment, Event, JobRoutes, Pair, Subnet};
 use crate::control::{Controller, WorkerLink};
 use crate::counters::{Counter, Counters, Group};
 use crate::pipeline::{GATEWAY_MAC, Output, Pipeline, Settings};
+use crate::sync::AtomicU64;
 use crate::tables::Tables;
 use crate::tables::flows::Shard;
 use crate::tables::region::{Layout, Region};
 use crate::tunnel::Joiner;
+use crate::uplink::template;
 
 pub use super::plan::*;
 
@@ -65,6 +67,10 @@ pub struct Recorder {
     pub total: u64,
     pub to_access: u64,
     pub ring_is_full: bool,
+    /// Complete frames, by an uplink that writes them itself.
+    pub frames: Vec<Vec<u8>>,
+    /// The headers of datagrams to every host, as such an uplink has them.
+    pub outer: Option<[AtomicU64; template::WORDS]>,
 }
 
 fn bytes(mbuf: &Mbuf) -> Vec<u8> {
@@ -97,6 +103,13 @@ impl Output for Recorder {
         }
         self.handed.push((worker, packet));
         Ok(())
+    }
+    fn outer(&self, _: u32) -> Option<&[AtomicU64; template::WORDS]> {
+        self.outer.as_ref()
+    }
+    fn frame(&mut self, frame: Mbuf) {
+        self.total += 1;
+        self.frames.push(bytes(&frame));
     }
     fn unresolved(&mut self, address: Address) {
         self.unresolved.push(address);
@@ -362,13 +375,32 @@ impl Node {
     pub fn frame(&mut self, ifindex: u32, frame: &[u8], offload: Offload) -> Vec<Sent> {
         let mbuf = self.mbuf(frame, offload);
         let worker = self.owner(ifindex);
-        self.workers[worker].from_access(mbuf, ifindex);
+        self.workers[worker].burst_from_access(&mut vec![(mbuf, ifindex)]);
         self.taken()
     }
 
     /// A packet as a container sends it.
     pub fn access(&mut self, ifindex: u32, packet: &[u8]) -> Vec<Sent> {
         self.frame(ifindex, &framed(mac(ifindex), packet), Offload::default())
+    }
+
+    /// Packets of a container in one burst, or, `apart`, each by the general way.
+    pub fn bursts(&mut self, ifindex: u32, packets: &[Vec<u8>], apart: bool) -> Vec<Sent> {
+        let worker = self.owner(ifindex);
+        let mut frames = Vec::new();
+        for packet in packets {
+            let frame = framed(mac(ifindex), packet);
+            frames.push((self.mbuf(&frame, Offload::default()), ifindex));
+        }
+        if apart {
+            for (mbuf, ifindex) in frames {
+                self.workers[worker].from_access(mbuf, ifindex);
+            }
+        } else {
+            self.workers[worker].burst_from_access(&mut frames);
+            assert!(frames.is_empty());
+        }
+        self.taken()
     }
 
     /// Datagrams in one burst.

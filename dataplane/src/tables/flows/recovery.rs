@@ -12,6 +12,8 @@ impl Shard<'_> {
             && forward.source_port == reverse.destination_port
             && forward.destination_port == reverse.source_port
             && forward.protocol == reverse.protocol
+            && forward.destination.is_v4() == forward.source.is_v4()
+            && reverse.destination.is_v4() == reverse.source.is_v4()
     }
 
     /// Brings a shard that an earlier process left into order: what a crash left half-written goes, the rest stays.
