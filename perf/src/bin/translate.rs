@@ -18,10 +18,12 @@ use dataplane::tables::arena::Allocator;
 use dataplane::tables::region::{Backend, Layout, Location, Region};
 use dataplane::tables::routes::{Route, set_cells, write_set};
 use dataplane::tables::slots::AccessSlot;
+use dataplane::uplink::template;
 use dpdk::{Burst, Eal, EalOptions, Mbuf, Memory, Mempool};
 use net::Address;
 use net::ethernet::{self, EtherType, Mac};
 use serde::Serialize;
+use std::sync::atomic::AtomicU64;
 
 const IFINDEX: u32 = 7;
 const CONTAINER: u32 = 0x0a12_0002;
@@ -66,15 +68,22 @@ struct Sink {
     burst: Burst<BURST>,
     tunnelled: usize,
     sample: Option<Vec<u8>>,
+    outer: [[AtomicU64; template::WORDS]; 10],
 }
 
 impl Output for Sink {
     fn access(&mut self, _: Mbuf, _: u32) {}
     fn tunnel(&mut self, packet: Mbuf, _: (Address, u16), _: u8) {
-        self.tunnelled += 1;
         if self.sample.is_none() {
             self.sample = Some(packet.data().to_vec());
         }
+        self.frame(packet);
+    }
+    fn outer(&self, host: u32) -> Option<&[AtomicU64; template::WORDS]> {
+        self.outer.get(host as usize)
+    }
+    fn frame(&mut self, packet: Mbuf) {
+        self.tunnelled += 1;
         if let Err(packet) = self.burst.push(packet) {
             self.burst.clear();
             let _ = self.burst.push(packet);
@@ -96,7 +105,7 @@ fn service(n: usize) -> u32 {
 
 /// A thousand services of ten instances each, on ten other hosts.
 fn tables(flows: usize) -> Result<Tables> {
-    let layout = Layout::for_flows(flows.max(1024), 1);
+    let layout = Layout::for_flows(2 * flows.max(1024), 1);
     let tables = Tables::new(Region::on_heap(layout, 42), 1);
     let mut allocator = Allocator::default();
     let port = AccessSlot {
@@ -191,6 +200,7 @@ fn frame(flow: usize) -> Result<[u8; 60]> {
 struct Case<'a> {
     pipeline: Pipeline<'a, Sink>,
     frames: Vec<[u8; 60]>,
+    together: Vec<(Mbuf, u32)>,
 }
 
 /// Cycles for `packets` packets; with `work` false only the filling and freeing of mbufs.
@@ -209,9 +219,9 @@ fn run(case: &mut Case<'_>, pool: &Mempool, packets: usize, work: bool) -> Resul
             mbuf.set_len(60);
         }
         if work {
-            for mbuf in burst.drain() {
-                case.pipeline.from_access(mbuf, IFINDEX);
-            }
+            case.together
+                .extend(burst.drain().map(|mbuf| (mbuf, IFINDEX)));
+            case.pipeline.burst_from_access(&mut case.together);
         } else {
             burst.clear();
         }
@@ -262,6 +272,7 @@ fn main() -> Result<()> {
         cases.push(Case {
             pipeline,
             frames: (0..flows).map(frame).collect::<Result<_>>()?,
+            together: Vec::with_capacity(BURST),
         });
     }
     // Opens the flows.
