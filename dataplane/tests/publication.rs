@@ -208,6 +208,7 @@ fn a_container_is_never_taken_for_the_next_one_in_its_slot() {
         let port = |n: u8| AccessSlot {
             ifindex: u32::from(n),
             worker: 0,
+            number: 0,
             mac: [n; 6],
             namespace_v4: u32::from(n),
             namespace_v6: Address(u128::from(n)),
