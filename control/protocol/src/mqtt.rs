@@ -103,6 +103,31 @@ pub struct TableQueryResult {
     pub instance_list: Vec<TableEntry>,
 }
 
+impl TableQueryResult {
+    /// Reads an answer entry by entry, so that one that cannot be understood costs no other instance its route. The
+    /// answer without such entries, and what was wrong with each.
+    ///
+    /// # Errors
+    /// When the answer itself cannot be understood.
+    pub fn read(payload: &[u8]) -> Result<(Self, Vec<serde_json::Error>), serde_json::Error> {
+        let mut answer: serde_json::Value = serde_json::from_slice(payload)?;
+        let mut wrong = Vec::new();
+        if let Some(entries) = answer
+            .get_mut("instance_list")
+            .and_then(serde_json::Value::as_array_mut)
+        {
+            entries.retain(|entry| match TableEntry::deserialize(entry) {
+                Ok(_) => true,
+                Err(error) => {
+                    wrong.push(error);
+                    false
+                }
+            });
+        }
+        Ok((serde_json::from_value(answer)?, wrong))
+    }
+}
+
 /// An instance in a table query result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableEntry {
@@ -279,6 +304,28 @@ pub struct UpdatesAvailable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instance_that_cannot_be_understood_costs_no_other_its_route() {
+        let good = r#"{"instance_number": 1, "namespace_ip": "10.18.0.2", "host_ip": "192.0.2.1", "host_port": "50103", "service_ip": []}"#;
+        for bad in [
+            r#"{"instance_number": 0, "namespace_ip": "10.18.0.999", "service_ip": []}"#,
+            r#"{"namespace_ip": "10.18.0.3", "service_ip": 5}"#,
+            r#""text""#,
+            "null",
+        ] {
+            let text =
+                format!(r#"{{"app_name": "a.b.c.d", "instance_list": [{bad}, {good}, {bad}]}}"#);
+            let (result, wrong) = TableQueryResult::read(text.as_bytes()).unwrap();
+            assert_eq!((result.instance_list.len(), wrong.len()), (1, 2), "{bad}");
+            assert_eq!(result.instance_list[0].instance.instance_number, 1);
+        }
+        for text in ["", "5", r#"{"instance_list": 5}"#] {
+            assert!(TableQueryResult::read(text.as_bytes()).is_err(), "{text}");
+        }
+        let (empty, wrong) = TableQueryResult::read(br#"{"app_name": null}"#).unwrap();
+        assert!(empty.instance_list.is_empty() && wrong.is_empty());
+    }
 
     #[test]
     fn the_recorded_table_query_result_parses_and_keeps_the_own_address_last() {

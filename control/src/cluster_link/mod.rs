@@ -665,11 +665,15 @@ impl Feed {
             Some(Topic::Node {
                 topic: NodeTopic::TableQueryResult,
                 ..
-            }) => {
-                if let Some(result) = self.read(text, payload) {
+            }) => match TableQueryResult::read(payload) {
+                Ok((result, wrong)) => {
+                    for error in wrong {
+                        self.malformed(text, &format!("an instance is left out: {error}"));
+                    }
                     self.table_result(text, &result);
                 }
-            }
+                Err(error) => self.malformed(text, &error.to_string()),
+            },
             Some(Topic::Node {
                 topic: NodeTopic::HostResult,
                 ..
