@@ -158,10 +158,11 @@ impl<O: Output> Pipeline<'_, O> {
             self.look_up(&mut v6);
             let (mut v4, mut v6) = (v4.iter(), v6.iter());
             for ((frame, ifindex), kind) in frames.drain(..count).zip(kinds) {
-                let left = match (kind, port.get(self.tables, ifindex)) {
-                    (Kind::V4, Some(port)) => self.go(frame, port, v4.next()),
-                    (Kind::V6, Some(port)) => self.go(frame, port, v6.next()),
-                    _ => Some(frame),
+                // A port may go while its packets are under way; their lanes are theirs all the same.
+                let left = match kind {
+                    Kind::General => Some(frame),
+                    Kind::V4 => self.go(frame, port.get(self.tables, ifindex), v4.next()),
+                    Kind::V6 => self.go(frame, port.get(self.tables, ifindex), v6.next()),
                 };
                 if let Some(frame) = left {
                     self.access(frame, ifindex);
@@ -287,10 +288,10 @@ impl<O: Output> Pipeline<'_, O> {
     fn go<F: Plane>(
         &mut self,
         mut frame: Mbuf,
-        port: &AccessSlot,
+        port: Option<&AccessSlot>,
         lane: Option<&Lane<F>>,
     ) -> Option<Mbuf> {
-        let Some(Lane { plain, step, .. }) = lane else {
+        let (Some(port), Some(Lane { plain, step, .. })) = (port, lane) else {
             return Some(frame);
         };
         let (record, service) = match *step {
