@@ -30,7 +30,7 @@ pub fn cut(
     headers: &Headers,
     size: u16,
     pool: &Mempool,
-    mut emit: impl FnMut(Mbuf),
+    emit: impl FnMut(Mbuf),
 ) -> Cut {
     let Some(plan) = Plan::new(headers, size) else {
         return Cut {
@@ -38,32 +38,38 @@ pub fn cut(
             failure: Some(Counter::TooBig),
         };
     };
-    for k in 0..plan.count() {
+    pieces(plan.count(), emit, |k| {
         let range = plan.payload(k);
-        let piece = (|| {
-            let payload = mbuf.slice(pool, range.start, range.len())?;
-            let mut sum = Accumulator::new();
-            for bytes in payload.segments() {
-                sum.add(bytes);
-            }
-            let mut head = pool.alloc()?;
-            let length = plan
-                .write_header(k, mbuf.data(), head.spare_mut(), Sum::Payload(sum.sum()))
-                .ok()?;
-            (head.set_len(length) && head.push_segment(payload).is_ok()).then_some(head)
-        })();
-        match piece {
-            Some(piece) => emit(piece),
-            None => {
-                return Cut {
-                    pieces: k,
-                    failure: Some(Counter::NoMbuf),
-                };
-            }
+        let payload = mbuf.slice(pool, range.start, range.len())?;
+        let mut sum = Accumulator::new();
+        for bytes in payload.segments() {
+            sum.add(bytes);
         }
+        let mut head = pool.alloc()?;
+        let length = plan
+            .write_header(k, mbuf.data(), head.spare_mut(), Sum::Payload(sum.sum()))
+            .ok()?;
+        (head.set_len(length) && head.push_segment(payload).is_ok()).then_some(head)
+    })
+}
+
+// Makes so many pieces, until there is no mbuf for one.
+fn pieces(
+    count: usize,
+    mut emit: impl FnMut(Mbuf),
+    mut make: impl FnMut(usize) -> Option<Mbuf>,
+) -> Cut {
+    for k in 0..count {
+        let Some(piece) = make(k) else {
+            return Cut {
+                pieces: k,
+                failure: Some(Counter::NoMbuf),
+            };
+        };
+        emit(piece);
     }
     Cut {
-        pieces: plan.count(),
+        pieces: count,
         failure: None,
     }
 }
@@ -74,30 +80,15 @@ pub fn fragments(
     mbuf: &Mbuf,
     plan: &fragment::Plan,
     pool: &Mempool,
-    mut emit: impl FnMut(Mbuf),
+    emit: impl FnMut(Mbuf),
 ) -> Cut {
-    for k in 0..plan.count() {
+    pieces(plan.count(), emit, |k| {
         let range = plan.payload(k);
-        let piece = (|| {
-            let payload = mbuf.slice(pool, range.start, range.len())?;
-            let mut head = pool.alloc()?;
-            let length = plan.write_header(k, mbuf.data(), head.spare_mut()).ok()?;
-            (head.set_len(length) && head.push_segment(payload).is_ok()).then_some(head)
-        })();
-        match piece {
-            Some(piece) => emit(piece),
-            None => {
-                return Cut {
-                    pieces: k,
-                    failure: Some(Counter::NoMbuf),
-                };
-            }
-        }
-    }
-    Cut {
-        pieces: plan.count(),
-        failure: None,
-    }
+        let payload = mbuf.slice(pool, range.start, range.len())?;
+        let mut head = pool.alloc()?;
+        let length = plan.write_header(k, mbuf.data(), head.spare_mut()).ok()?;
+        (head.set_len(length) && head.push_segment(payload).is_ok()).then_some(head)
+    })
 }
 
 /// A packet that came from the tunnel and may still grow.
