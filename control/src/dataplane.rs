@@ -17,10 +17,13 @@ use crate::netlink::Netlink;
 /// A tmpfs that every Linux has; flows that survive the process lie there.
 const SHARED_DIR: &str = "/dev/shm";
 
-/// Where the flows of `instance` lie.
-#[must_use]
-pub fn flow_mapping(instance: &str) -> PathBuf {
-    dataplane::runtime::flow_mapping(Path::new(SHARED_DIR), instance)
+/// Removes the flows of `instance`, for a node whose data plane does not run.
+///
+/// # Errors
+/// The file that could not be removed, and why.
+pub fn remove_flows(instance: &str) -> Result<(), (PathBuf, std::io::Error)> {
+    let places = dataplane::mapping::places(Path::new(SHARED_DIR), instance);
+    dataplane::mapping::remove(&places)
 }
 
 /// What the data plane is started with.

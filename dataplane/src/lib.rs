@@ -31,6 +31,7 @@ mod clock;
 mod control;
 pub mod counters;
 mod handle;
+pub mod mapping;
 mod memory;
 pub mod observe;
 pub mod offload;

@@ -19,16 +19,26 @@ pub const SMALL_ROOM: u16 = 2048 + dpdk::HEADROOM;
 /// Data room of a large mbuf.
 pub const LARGE_ROOM: u16 = u16::MAX;
 
-/// Megabytes that the pools need: objects, their headers, and some for EAL itself.
+/// Megabytes that the pools need: objects, their headers, the rings that hold them, and some for EAL itself.
 #[must_use]
-pub fn megabytes(workers: usize, packets: u32) -> u32 {
+pub fn megabytes(workers: usize, packets: u32, hugepages: bool) -> u32 {
     const OBJECT: u64 = 256;
-    // On ordinary pages a mempool lets no object cross from one page to the next.
-    let bytes_of = |room: u16| (u64::from(room) + OBJECT).next_multiple_of(4096);
+    let bytes_of = |room: u16| {
+        let bytes = u64::from(room) + OBJECT;
+        // On ordinary pages a mempool lets no object cross from one page to the next.
+        if hugepages {
+            bytes.next_multiple_of(128)
+        } else {
+            bytes.next_multiple_of(4096)
+        }
+    };
     let workers = workers as u64;
-    let small = u64::from(packets) * workers * bytes_of(SMALL_ROOM);
+    let packets = u64::from(packets) * workers;
+    let small = packets * bytes_of(SMALL_ROOM);
     let large = (u64::from(LARGE_PER_WORKER) * workers).max(u64::from(LARGE_AT_LEAST));
-    let bytes = small + large * bytes_of(LARGE_ROOM) + (24 << 20);
+    // A pool's own ring, and one more for a device that keeps as many packets back.
+    let rings = 2 * 8 * packets.next_power_of_two();
+    let bytes = small + rings + large * bytes_of(LARGE_ROOM) + (24 << 20);
     u32::try_from(bytes >> 20).unwrap_or(u32::MAX) + 1
 }
 
@@ -41,7 +51,8 @@ pub struct Choice {
     pub text: String,
 }
 
-fn free_megabytes() -> u64 {
+/// Megabytes of hugepages that nobody uses.
+pub fn free_megabytes() -> u64 {
     let of = |dir: &Path| -> Option<u64> {
         let kilobytes: u64 = dir
             .file_name()?
@@ -69,15 +80,16 @@ fn free_megabytes() -> u64 {
 pub fn choose(asked_mb: Option<u32>, workers: usize, packets: u32) -> Result<Choice, StartError> {
     let needed = asked_mb
         .filter(|&mb| mb > 0)
-        .unwrap_or_else(|| megabytes(workers, packets));
+        .unwrap_or_else(|| megabytes(workers, packets, true));
+    let ordinary = megabytes(workers, packets, false);
     let free = free_megabytes();
     let no_huge = |why: &str| Choice {
         memory: Memory::NoHuge {
-            megabytes: megabytes(workers, packets),
+            megabytes: ordinary,
         },
         text: format!(
             "no-huge, {} MB ({why}; ordinary pages cost more TLB misses per packet)",
-            megabytes(workers, packets)
+            ordinary
         ),
     };
     match asked_mb {
@@ -113,9 +125,9 @@ mod tests {
 
     #[test]
     fn memory_grows_with_the_workers() {
-        let megabytes = |workers| megabytes(workers, SMALL_PER_WORKER);
+        let megabytes = |workers| megabytes(workers, SMALL_PER_WORKER, true);
         assert!(megabytes(1) > 64, "EAL's default would not do");
-        assert!(megabytes(4) > 3 * megabytes(1));
+        assert!(megabytes(4) > 2 * megabytes(1));
     }
 
     #[test]

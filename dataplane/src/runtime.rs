@@ -2,14 +2,14 @@
 
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use dpdk::{Eal, EalOptions, Memory, Mempool, Port, PortConfig, Ring};
-use kernel_port::{AccessGroup, KernelPortError, Pools, TapPort, TunnelPort, Waiter};
+use kernel_port::{AccessGroup, Pools, TapPort, TunnelPort, Waiter};
 
 use crate::access::{Access, changes};
 use crate::api::{Config, Event, PortLine, StartError, Uplink as UplinkKind};
@@ -18,12 +18,11 @@ use crate::clock;
 use crate::control::{Controller, Message, WorkerLink};
 use crate::counters::Counters;
 use crate::handle::Handle;
+use crate::mapping;
 use crate::memory;
 use crate::observe::capture::CapturePort;
 use crate::pipeline::Settings;
 use crate::tables::Tables;
-use crate::tables::flows::Shard;
-use crate::tables::region::{Layout, Opened, Region};
 use crate::uplink::{EthdevUplink, Uplink};
 use crate::worker::{Neighbour, Worker};
 
@@ -42,7 +41,7 @@ pub struct Dataplane {
     workers: Vec<dpdk::Worker>,
     control: Option<JoinHandle<()>>,
     port: Option<Port>,
-    flows: PathBuf,
+    flows: Vec<PathBuf>,
     // Holds the tunnel port of an ethdev uplink, so that the kernel answers nothing there.
     _reserved: Vec<UdpSocket>,
     // Last: everything above lives in its memory.
@@ -87,46 +86,6 @@ fn worker_cpus(config: &Config) -> Result<Vec<Vec<usize>>, StartError> {
             .collect());
     }
     Ok(vec![allowed; config.workers])
-}
-
-/// Where the flows of `instance` lie in `shared_dir`, for who removes them when no data plane runs.
-#[must_use]
-pub fn flow_mapping(shared_dir: &Path, instance: &str) -> PathBuf {
-    shared_dir.join(format!("oakestra-{instance}.flows"))
-}
-
-fn open_region(config: &Config) -> Result<Region, StartError> {
-    let layout = Layout {
-        backends: config.instances,
-        ..Layout::for_flows(config.flows, config.workers)
-    };
-    let path = flow_mapping(&config.shared_dir, &config.instance);
-    let (region, opened) = match Region::open(&path, layout, seed(), config.namespace) {
-        Ok(opened) => opened,
-        // A node that forgets its flows at a crash is better than none.
-        Err(error @ KernelPortError::WordsNoRoom { .. }) => {
-            tracing::warn!("flows will not survive this process: {error}");
-            (Region::on_heap(layout, seed()), Opened::New)
-        }
-        Err(error) => return Err(StartError::SharedFlows(error.to_string())),
-    };
-    match opened {
-        Opened::New => {}
-        Opened::Discarded(why) => {
-            tracing::warn!(path = %path.display(), "the flow mapping of an earlier process was thrown away: {why}");
-        }
-        Opened::TakenOver => {
-            let now = clock::seconds();
-            let (mut kept, mut dropped) = (0, 0);
-            for shard in (0..layout.shards).filter_map(|n| region.shard(n)) {
-                let (k, d) = Shard::new(shard, region.seed()).recover(now);
-                kept += k;
-                dropped += d;
-            }
-            tracing::info!(kept, dropped, "took over the flows of an earlier process");
-        }
-    }
-    Ok(region)
 }
 
 fn pool(name: &str, count: u32, room: u16) -> Result<Mempool, StartError> {
@@ -228,7 +187,7 @@ impl Dataplane {
         let eal = Eal::init(EalOptions {
             file_prefix: prefix,
             workers: worker_cpus(config)?,
-            memory: choice.memory,
+            memory: choice.memory.clone(),
             pci_allow: Vec::new(),
             ..EalOptions::default()
         })?;
@@ -249,7 +208,10 @@ impl Dataplane {
         let taps = TapPort::open(&config.host_interface, config.workers, &pools)?;
         let (access_group, access_ports) = AccessGroup::open(config.workers, RING_FRAMES, &pools)?;
         // The mapping comes last of what can fail: until here an earlier process's flows are untouched.
-        let tables = Arc::new(Tables::new(open_region(config)?, config.workers));
+        let tables = Arc::new(Tables::new(
+            mapping::open(config, &choice.memory, seed())?,
+            config.workers,
+        ));
         let host_interface = taps.first().map_or(0, TapPort::ifindex);
 
         let stop = Arc::new(AtomicBool::new(false));
@@ -361,7 +323,7 @@ impl Dataplane {
             workers: running,
             control: Some(control),
             port,
-            flows: flow_mapping(&config.shared_dir, &config.instance),
+            flows: mapping::places(&config.shared_dir, &config.instance),
             _reserved: reserved,
             eal: Some(eal),
         })
@@ -382,10 +344,8 @@ impl Dataplane {
     pub fn remove(self) {
         let flows = self.flows.clone();
         drop(self);
-        if let Err(error) = std::fs::remove_file(&flows)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %flows.display(), "the flow mapping could not be removed: {error}");
+        if let Err((path, error)) = mapping::remove(&flows) {
+            tracing::warn!(path = %path.display(), "the flow mapping could not be removed: {error}");
         }
     }
 }

@@ -114,11 +114,8 @@ pub async fn purge_without_daemon(options: Options) -> Result<(), StartError> {
         tracing::warn!(%error, "the rules could not be removed");
     }
     host::restore_settings(&state.sysctls);
-    let flows = crate::dataplane::flow_mapping(&options.instance);
-    if let Err(error) = std::fs::remove_file(&flows)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %flows.display(), %error, "the flows could not be removed");
+    if let Err((path, error)) = crate::dataplane::remove_flows(&options.instance) {
+        tracing::warn!(path = %path.display(), %error, "the flows could not be removed");
     }
     if let Some(identity) = &state.identity {
         let owners: Vec<String> = state

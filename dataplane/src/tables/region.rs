@@ -61,6 +61,12 @@ impl Layout {
         self.shard_at(self.shards)
     }
 
+    /// Megabytes that the mapping takes, rounded up.
+    #[must_use]
+    pub fn megabytes(&self) -> u64 {
+        (self.words() as u64 * 8).div_ceil(1 << 20)
+    }
+
     fn hosts_at(&self) -> usize {
         HEADER_WORDS + self.backends * BACKEND_WORDS
     }
@@ -285,6 +291,18 @@ impl Region {
                 opened
             },
         ))
+    }
+
+    /// Becomes a copy of `old`, which has the same layout. The magic comes last here too.
+    pub(crate) fn move_from(&mut self, old: &Self) {
+        for (to, from) in self.words().iter().zip(old.words()).rev() {
+            let value = from.load(Ordering::Relaxed);
+            // Untouched pages stay so.
+            if to.load(Ordering::Relaxed) != value {
+                to.store(value, Ordering::Release);
+            }
+        }
+        self.seed = old.seed;
     }
 
     /// A region on the heap, for tests and benchmarks.

@@ -80,7 +80,7 @@ fn start(job: &Job) -> Result<Dataplane> {
         _ => "net_null0,no-rx=1".to_owned(),
     };
     // What a replaying device keeps back, and what is under way.
-    let packets = (job.flows + 16_384).next_power_of_two();
+    let packets = job.flows + 16_384;
     let config = Config {
         instance: format!("perf-{}", std::process::id()),
         workers: job.cpus.len(),
