@@ -44,7 +44,6 @@ pub struct Plugged {
     /// Bytes of a frame at most, Ethernet header included.
     longest: usize,
     small: Mempool,
-    inbox: Burst<BURST>,
     outbox: Burst<BURST>,
     sent: Sent,
     pieces: usize,
@@ -87,21 +86,11 @@ impl Plugged {
             takes_chains: abilities.takes_chains,
             longest: usize::from(abilities.mtu) + ethernet::HEADER_LEN,
             small,
-            inbox: Burst::new(),
             outbox: Burst::new(),
             sent: Sent::default(),
             pieces: 0,
             refused: 0,
         }
-    }
-
-    #[inline]
-    fn receive(&mut self, sink: &mut impl FnMut(Mbuf, u32)) -> usize {
-        let count = self.rx.burst(&mut self.inbox);
-        for frame in self.inbox.drain() {
-            sink(frame, self.number);
-        }
-        count
     }
 
     #[inline]
@@ -330,16 +319,18 @@ impl Access {
         self.plugged.is_empty()
     }
 
-    /// Hands what has arrived to `sink`, a burst of each port at most; how much that was.
+    /// Hands what has arrived at the packet socket to `sink`, `limit` frames at most; how much that was.
     #[inline]
     pub fn receive(&mut self, limit: usize, sink: &mut impl FnMut(Mbuf, u32)) -> usize {
-        let mut count = self.kernel.receive(limit, sink);
-        for port in &mut self.plugged {
-            let received = port.receive(sink);
-            self.received += received as u64;
-            count += received;
-        }
-        count
+        self.kernel.receive(limit, sink)
+    }
+
+    /// Adds what has arrived at the `n`th ethdev port to `into`; the port's number, if there are so many ports.
+    #[inline]
+    pub fn poll<const N: usize>(&mut self, n: usize, into: &mut Burst<N>) -> Option<u32> {
+        let port = self.plugged.get_mut(n)?;
+        self.received += port.rx.burst(into) as u64;
+        Some(port.number)
     }
 
     /// Queues a frame for a port.

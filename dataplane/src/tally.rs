@@ -132,14 +132,14 @@ impl Tally {
         }
     }
 
-    /// Counts a frame of `bytes` at an access port: `packets` and the counter behind it. Only the owning worker may
-    /// call this.
+    /// Counts frames of `bytes` in all at an access port: `packets` and the counter behind it. Only the owning worker
+    /// may call this.
     #[inline(always)]
-    fn frame(&self, port: u16, packets: OfPort, bytes: usize) {
+    fn frames(&self, port: u16, which: OfPort, packets: usize, bytes: usize) {
         if let Some(line) = self.ports.get(usize::from(port))
-            && let Some([count, sum]) = line.get(packets as usize..).and_then(|w| w.first_chunk())
+            && let Some([count, sum]) = line.get(which as usize..).and_then(|w| w.first_chunk())
         {
-            add(count, 1);
+            add(count, packets as u64);
             add(sum, bytes as u64);
         }
     }
@@ -147,13 +147,25 @@ impl Tally {
     /// A frame came from the container. Only the owning worker may call this.
     #[inline(always)]
     pub fn frame_in(&self, port: u16, bytes: usize) {
-        self.frame(port, OfPort::PacketsIn, bytes);
+        self.frames(port, OfPort::PacketsIn, 1, bytes);
+    }
+
+    /// So many frames came from the container. Only the owning worker may call this.
+    #[inline(always)]
+    pub fn frames_in(&self, port: u16, packets: usize, bytes: usize) {
+        self.frames(port, OfPort::PacketsIn, packets, bytes);
     }
 
     /// A frame goes to the container. Only the owning worker may call this.
     #[inline(always)]
     pub fn frame_out(&self, port: u16, bytes: usize) {
-        self.frame(port, OfPort::PacketsOut, bytes);
+        self.frames(port, OfPort::PacketsOut, 1, bytes);
+    }
+
+    /// So many frames go to the container. Only the owning worker may call this.
+    #[inline(always)]
+    pub fn frames_out(&self, port: u16, packets: usize, bytes: usize) {
+        self.frames(port, OfPort::PacketsOut, packets, bytes);
     }
 
     /// The port did not take so many frames. Only the owning worker may call this.

@@ -26,8 +26,6 @@ use crate::uplink::{Push, Uplink};
 
 /// Packets taken from one port in one round.
 const BURST: usize = 64;
-/// Access ports that one round may take a burst from: the packet socket, and as many as DPDK has.
-const PORTS: usize = 33;
 /// While others keep the worker busy, an empty TAP is asked again after so many µs: asking takes a system call, which
 /// costs as much as several packets.
 const HOST_US: u64 = 20;
@@ -316,7 +314,8 @@ impl Worker {
         let Some(mut pipeline) = Pipeline::new(&tables, &counters, &small, settings, ports) else {
             return;
         };
-        let mut frames: Vec<(Mbuf, u32)> = Vec::with_capacity(BURST * PORTS);
+        let mut frames: Vec<(Mbuf, u32)> = Vec::with_capacity(BURST * 2);
+        let mut inbox_of_port = Burst::<BURST>::new();
         let mut datagrams: Vec<(Mbuf, Address, u8)> = Vec::with_capacity(BURST * 2);
         let mut joined: Vec<(Mbuf, Address, u8)> = Vec::with_capacity(BURST * 2);
         let mut from_host: Vec<Mbuf> = Vec::with_capacity(BURST * 2);
@@ -360,6 +359,19 @@ impl Worker {
                 }
             }
             pipeline.burst_from_access(&mut frames);
+            for n in 0.. {
+                let ports = &mut pipeline.output;
+                let Some(number) = ports.access.poll(n, &mut inbox_of_port) else {
+                    break;
+                };
+                if let Some(eye) = ports.eye.open() {
+                    for frame in inbox_of_port.as_slice() {
+                        eye.see(CapturePort::Access(number), false, frame, None);
+                    }
+                }
+                work += inbox_of_port.len();
+                pipeline.burst_from_port(number, &mut inbox_of_port);
+            }
 
             // Other nodes.
             let Ports { uplink, eye, .. } = &mut pipeline.output;

@@ -257,6 +257,17 @@ pub struct Drain<'a> {
     next: usize,
 }
 
+impl Drain<'_> {
+    /// The packets that are still to come.
+    #[inline]
+    #[must_use]
+    pub fn as_slice(&self) -> &[Mbuf] {
+        let rest = self.items.get(self.next..).unwrap_or(&[]);
+        // SAFETY: initialised from `next` on, and MaybeUninit<Mbuf> has Mbuf's layout.
+        unsafe { slice::from_raw_parts(rest.as_ptr().cast(), rest.len()) }
+    }
+}
+
 impl Iterator for Drain<'_> {
     type Item = Mbuf;
 

@@ -37,6 +37,7 @@ mod offload;
 mod port;
 mod prefetch;
 mod ring;
+mod sole;
 mod tag;
 
 pub use burst::{Burst, Drain};
@@ -49,6 +50,7 @@ pub use offload::{L4Checksum, Offload, Segment};
 pub use port::{Link, Port, PortConfig, PortError, PortStats, RxQueue, TxQueue};
 pub use prefetch::prefetch;
 pub use ring::{Ring, RingError, RingFlags, RingItem, RingReceiver, RingSender};
+pub use sole::Sole;
 
 /// Bytes in front of the data of a new mbuf, part of a pool's data room.
 pub const HEADROOM: u16 = 128;

@@ -224,6 +224,12 @@ impl Mbuf {
         prefetch::line(self.head().start());
     }
 
+    /// Asks for the line that lies `back` bytes before the byte at `offset`.
+    #[inline(always)]
+    pub(crate) fn prefetch_at(&self, offset: usize, back: usize) {
+        prefetch::line(self.head().start().wrapping_add(offset).wrapping_sub(back));
+    }
+
     /// One segment that no other packet sees, with nothing left to do: what most packets are.
     #[inline]
     #[must_use]
@@ -277,22 +283,22 @@ impl Mbuf {
         Some(unsafe { slice::from_raw_parts_mut(head.start(), n) })
     }
 
-    /// Takes `less` bytes off the front of a plain packet ([`Mbuf::is_plain`]), adds `more` there (holding whatever was
-    /// there before), cuts it to `len` bytes behind these, and returns all of it. `None`, and nothing done, when it is
-    /// not plain, shorter than that, or lacks the headroom.
+    /// [`Sole::reframe`](crate::Sole::reframe); the packet must be plain.
     #[inline(always)]
-    pub fn reframe(&mut self, less: usize, more: usize, len: usize) -> Option<&mut [u8]> {
+    pub(crate) fn reframe_plain(&mut self, less: usize, more: usize, len: usize) -> Option<&mut [u8]> {
+        debug_assert!(self.is_plain());
         let head = self.head();
         let (offset, had) = (head.offset(), head.len());
         let start = (offset + less).checked_sub(more)?;
-        if !self.is_plain() || had < less + len {
+        if had < less + len {
             return None;
         }
         let new = more + len;
         set_field!(head, data_off, narrow(start));
         set_field!(head, data_len, narrow(new));
         self.set_pkt_len(new);
-        // SAFETY: from the headroom to within what was data; the segment is exclusive and `self` is borrowed mutably.
+        // SAFETY: from the headroom to within what was data; `Sole` holds packets of one exclusive segment only, and
+        // `self` is borrowed mutably.
         Some(unsafe { slice::from_raw_parts_mut(head.start(), new) })
     }
 

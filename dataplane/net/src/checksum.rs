@@ -20,12 +20,11 @@ pub const fn add(a: u16, b: u16) -> u16 {
 /// Folds a wide sum of 16-bit words to 16 bits.
 #[inline]
 #[must_use]
+#[allow(clippy::cast_possible_truncation)] // the upper half is what is wanted
 pub const fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (sum & 0xffff) as u16
+    // Adding a number to itself with its halves swapped leaves their sum, end-around carry included, in the upper half.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// The sum of `data`; an odd last byte counts as the high half of a word (RFC 1071 section 4.1).

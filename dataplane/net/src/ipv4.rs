@@ -115,7 +115,7 @@ impl<'a> Header<'a> {
     }
 
     /// The sum over these twenty bytes: `0xffff` when there are no options and the checksum is right.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn sum(self) -> u16 {
         let (words, _) = self.0.as_chunks::<4>();

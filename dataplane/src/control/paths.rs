@@ -198,6 +198,7 @@ impl Controller {
         for &number in &path.numbers {
             if self.tables.region.host_mtu(number) != limit {
                 self.tables.region.set_host_mtu(number, limit);
+                self.tables.bump_hosts_version();
                 tracing::debug!(host = %host.to_ip(), outer, "the path to another node carries this much now");
             }
         }

@@ -6,15 +6,14 @@
 //! answers, reassembles and reports.
 
 use arrayvec::ArrayVec;
-use dpdk::Mbuf;
+use dpdk::{Burst, Drain, Mbuf, Sole};
 use net::ethernet::{self, EtherType};
 use net::plain::{Family, Plain, V4, V6};
 
 use super::{GATEWAY_MAC, Output, Pipeline};
 use crate::counters::Counter;
 use crate::plan::{Range, range};
-use crate::tables::Tables;
-use crate::tables::flows::{Hash, Key, Look, Place, Tag};
+use crate::tables::flows::{Home, Key, Look, Passed, Tag, Timeout};
 use crate::tables::region::{BackendRef, Location, Record};
 use crate::tables::routes::Route;
 use crate::tables::slots::AccessSlot;
@@ -25,14 +24,6 @@ use crate::uplink::template;
 const LANES: usize = 64;
 /// How many packets ahead headers are asked for.
 const AHEAD: usize = 6;
-
-/// Which way a packet takes.
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    General,
-    V4,
-    V6,
-}
 
 /// How far a plain packet has come.
 #[derive(Clone, Copy, Debug)]
@@ -47,21 +38,34 @@ enum Step {
     Chain,
     /// The first node of that chain has been asked for.
     Node,
-    /// Its flow, and the backend that it names, whose record has been asked for.
-    Flow(Place, BackendRef),
+    /// The backend that its flow names, whose record has been asked for, and the service's number and one.
+    Flow(BackendRef, u32),
     /// Its destination is the Instance IP of the backend in this record, which has been asked for.
     Instance(u32),
 }
 
-/// A plain packet, and how far it has come.
+/// What is known of a plain packet, and how far it has come.
 #[derive(Clone, Copy, Debug)]
 struct Lane<F: Family> {
     plain: Plain<F>,
-    hash: Hash,
+    home: Home,
     step: Step,
 }
 
-type Lanes<F> = ArrayVec<Lane<F>, LANES>;
+/// Plain packets of one family: as many frames as lanes.
+struct Lanes<F: Family> {
+    frames: ArrayVec<Sole, LANES>,
+    lanes: ArrayVec<Lane<F>, LANES>,
+}
+
+impl<F: Family> Lanes<F> {
+    fn new() -> Self {
+        Self {
+            frames: ArrayVec::new(),
+            lanes: ArrayVec::new(),
+        }
+    }
+}
 
 /// What the pipeline asks of a family's addresses.
 trait Plane: Family + Key {
@@ -109,143 +113,243 @@ impl Plane for V6 {
     }
 }
 
-/// The access port that the last frame came by: the next one mostly comes by the same.
-#[derive(Default)]
-struct LastPort(Option<AccessSlot>);
+/// Frames of a burst, each with its port's number, of which one can look at what comes.
+pub(super) trait Frames: Iterator<Item = (Mbuf, u32)> {
+    /// The frame that so many others come before.
+    fn ahead(&self, n: usize) -> Option<&Mbuf>;
+}
 
-impl LastPort {
+impl Frames for std::vec::Drain<'_, (Mbuf, u32)> {
     #[inline(always)]
-    fn get(&mut self, tables: &Tables, ifindex: u32) -> Option<&AccessSlot> {
-        if self.0.as_ref().is_none_or(|port| port.ifindex != ifindex) {
-            self.0 = tables.port(ifindex);
-        }
-        self.0.as_ref()
+    fn ahead(&self, n: usize) -> Option<&Mbuf> {
+        self.as_slice().get(n).map(|(frame, _)| frame)
     }
+}
+
+/// Frames of one port.
+struct OfPort<'a>(Drain<'a>, u32);
+
+impl Iterator for OfPort<'_> {
+    type Item = (Mbuf, u32);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<(Mbuf, u32)> {
+        Some((self.0.next()?, self.1))
+    }
+}
+
+impl Frames for OfPort<'_> {
+    #[inline(always)]
+    fn ahead(&self, n: usize) -> Option<&Mbuf> {
+        self.0.as_slice().get(n)
+    }
+}
+
+/// The plain packets of a burst, by family: packets of different families are of different flows.
+struct Gathered {
+    v4: Lanes<V4>,
+    v6: Lanes<V6>,
 }
 
 impl<O: Output> Pipeline<'_, O> {
     /// Frames from containers, each with its interface's index; all are taken.
     pub fn burst_from_access(&mut self, frames: &mut Vec<(Mbuf, u32)>) {
+        if !frames.is_empty() {
+            self.take_frames(frames.drain(..));
+        }
+    }
+
+    /// Frames that came by one port; all are taken.
+    pub fn burst_from_port<const N: usize>(&mut self, number: u32, frames: &mut Burst<N>) {
+        if !frames.is_empty() {
+            self.take_frames(OfPort(frames.drain(), number));
+        }
+    }
+
+    #[inline(always)]
+    fn take_frames(&mut self, mut frames: impl Frames) {
         if self.tracer.is_on() {
             // Each decision is told on the general way.
-            for (frame, ifindex) in frames.drain(..) {
-                self.from_access(frame, ifindex);
-            }
+            return frames.for_each(|(frame, ifindex)| self.from_access(frame, ifindex));
         }
-        while !frames.is_empty() {
-            let count = frames.len().min(LANES);
-            self.counters.add(Counter::ReceivedAccess, count);
-            let mut port = LastPort::default();
-            let mut kinds: ArrayVec<Kind, LANES> = ArrayVec::new();
-            let (mut v4, mut v6) = (Lanes::<V4>::new(), Lanes::<V6>::new());
-            for (frame, _) in frames.iter().take(AHEAD) {
+        self.hosts.follow(self.tables);
+        for n in 0..AHEAD {
+            if let Some(frame) = frames.ahead(n) {
                 frame.prefetch_data();
             }
-            for at in 0..count {
-                if let Some((frame, _)) = frames.get(at + AHEAD) {
-                    frame.prefetch_data();
-                }
-                if let Some((frame, ifindex)) = frames.get(at) {
-                    let kind = match port.get(self.tables, *ifindex) {
-                        Some(port) => self.look_at_frame(frame, port, &mut v4, &mut v6),
-                        None => Kind::General,
-                    };
-                    // There is room for `LANES`.
-                    let _ = kinds.try_push(kind);
-                }
+        }
+        let mut gathered = Gathered {
+            v4: Lanes::new(),
+            v6: Lanes::new(),
+        };
+        let mut came = 0;
+        let mut last: Option<AccessSlot> = None;
+        while let Some((frame, ifindex)) = frames.next() {
+            came += 1;
+            if let Some(frame) = frames.ahead(AHEAD) {
+                frame.prefetch_data();
             }
-            self.look_up(&mut v4);
-            self.look_up(&mut v6);
-            let (mut v4, mut v6) = (v4.iter(), v6.iter());
-            for ((frame, ifindex), kind) in frames.drain(..count).zip(kinds) {
-                // A port may go while its packets are under way; their lanes are theirs all the same.
-                let left = match kind {
-                    Kind::General => Some(frame),
-                    Kind::V4 => self.go(frame, port.get(self.tables, ifindex), v4.next()),
-                    Kind::V6 => self.go(frame, port.get(self.tables, ifindex), v6.next()),
-                };
-                if let Some(frame) = left {
-                    self.access(frame, ifindex);
+            if last.as_ref().is_none_or(|port| port.ifindex != ifindex) {
+                if let Some(port) = &last {
+                    self.go_all(&mut gathered, port);
                 }
+                last = self.tables.port(ifindex);
             }
+            let Some(port) = &last else {
+                self.access(frame, ifindex);
+                continue;
+            };
+            if let Err(frame) = self.gather(frame, port, &mut gathered) {
+                // What came before it goes first.
+                self.go_all(&mut gathered, port);
+                self.access(frame, ifindex);
+            }
+        }
+        self.counters.add(Counter::ReceivedAccess, came);
+        if let Some(port) = &last {
+            self.go_all(&mut gathered, port);
         }
     }
 
+    /// Gives back what must take the general way.
     #[inline(always)]
-    fn look_at_frame(
-        &self,
-        frame: &Mbuf,
-        port: &AccessSlot,
-        v4: &mut Lanes<V4>,
-        v6: &mut Lanes<V6>,
-    ) -> Kind {
+    fn gather(&mut self, frame: Mbuf, port: &AccessSlot, to: &mut Gathered) -> Result<(), Mbuf> {
+        let frame = Sole::new(frame)?;
         let Some((header, l3)) = frame.data().split_first_chunk::<{ ethernet::HEADER_LEN }>()
         else {
-            return Kind::General;
+            return Err(frame.into_mbuf());
         };
         let [d0, d1, d2, d3, d4, d5, .., e0, e1] = *header;
-        if [d0, d1, d2, d3, d4, d5] != GATEWAY_MAC.0 || !frame.is_plain() {
-            return Kind::General;
+        if [d0, d1, d2, d3, d4, d5] != GATEWAY_MAC.0 {
+            return Err(frame.into_mbuf());
         }
         match EtherType(u16::from_be_bytes([e0, e1])) {
-            EtherType::IPV4 if self.enlist(l3, port, v4) => Kind::V4,
-            EtherType::IPV6 if self.enlist(l3, port, v6) => Kind::V6,
-            _ => Kind::General,
+            EtherType::IPV4 => match self.read::<V4>(l3, port) {
+                Some((plain, home)) => self.enlist(frame, plain, home, port, &mut to.v4),
+                None => Err(frame.into_mbuf()),
+            },
+            EtherType::IPV6 => match self.read::<V6>(l3, port) {
+                Some((plain, home)) => self.enlist(frame, plain, home, port, &mut to.v6),
+                None => Err(frame.into_mbuf()),
+            },
+            _ => Err(frame.into_mbuf()),
         }
     }
 
     #[inline(always)]
-    fn enlist<F: Plane>(&self, l3: &[u8], port: &AccessSlot, lanes: &mut Lanes<F>) -> bool {
-        let Some(plain) = F::parse(l3, l3.len()) else {
-            return false;
-        };
+    fn read<F: Plane>(&self, l3: &[u8], port: &AccessSlot) -> Option<(Plain<F>, Home)> {
+        let plain = F::parse(l3, l3.len())?;
         if !plain.addresses.is_from(port)
             || !plain.addresses.is_semantic()
             || plain.total_len > self.settings.mtu
         {
-            return false;
+            return None;
         }
         let tag = Tag::forward::<F>(plain.ports, plain.protocol);
-        let lane = Lane {
-            hash: self.shard.seek(&plain.addresses, tag),
-            plain,
-            step: Step::Home,
-        };
-        lanes.try_push(lane).is_ok()
+        Some((plain, self.shard.seek(&plain.addresses, tag)))
     }
 
     #[inline(always)]
-    fn look_up<F: Plane>(&self, lanes: &mut Lanes<F>) {
-        let mut further = false;
-        for lane in lanes.iter_mut() {
-            let plain = &lane.plain;
-            let tag = Tag::forward::<F>(plain.ports, plain.protocol);
-            lane.step = match self.shard.look(lane.hash, &plain.addresses, tag) {
-                Look::Here(place) => self.pass(plain, place),
-                Look::Away(bits) => Step::Away(bits),
-                Look::Nowhere => {
-                    self.tables.routes.seek(plain.addresses.destination());
-                    Step::Chain
-                }
-            };
-            further |= !matches!(lane.step, Step::Flow(..));
+    fn enlist<F: Plane>(
+        &mut self,
+        frame: Sole,
+        plain: Plain<F>,
+        home: Home,
+        port: &AccessSlot,
+        lanes: &mut Lanes<F>,
+    ) -> Result<(), Mbuf> {
+        if lanes.frames.is_full() {
+            self.go_lanes(lanes, port);
         }
-        if further {
-            self.look_further(lanes);
+        frame.prefetch_front(ethernet::HEADER_LEN, template::LEN);
+        let step = Step::Home;
+        // Both have the same room, and there is some.
+        let _ = lanes.lanes.try_push(Lane { plain, home, step });
+        let pushed = lanes.frames.try_push(frame);
+        pushed.map_err(|full| full.element().into_mbuf())
+    }
+
+    #[inline(always)]
+    fn go_all(&mut self, gathered: &mut Gathered, port: &AccessSlot) {
+        if !gathered.v4.frames.is_empty() {
+            self.go_lanes(&mut gathered.v4, port);
+        }
+        if !gathered.v6.frames.is_empty() {
+            self.go_lanes(&mut gathered.v6, port);
         }
     }
 
     #[inline(never)]
-    fn look_further<F: Plane>(&self, lanes: &mut Lanes<F>) {
+    fn go_lanes<F: Plane>(&mut self, lanes: &mut Lanes<F>, port: &AccessSlot) {
+        let Lanes { frames, lanes } = lanes;
+        let mut further = false;
+        for lane in lanes.iter_mut() {
+            let plain = &lane.plain;
+            let tag = Tag::forward::<F>(plain.ports, plain.protocol);
+            let timeout = Timeout::of(plain.protocol);
+            let look = self
+                .shard
+                .look(lane.home, &plain.addresses, tag, timeout, self.now);
+            if let Look::Passed(passed) = look {
+                lane.step = self.pass(passed);
+            } else {
+                lane.step = self.turn(plain, look);
+                further = true;
+            }
+        }
+        if further {
+            self.look_further(lanes);
+        }
+        let (mut packets, mut bytes) = (0, 0);
+        for (frame, lane) in frames.drain(..).zip(lanes.iter()) {
+            let length = frame.data().len();
+            match self.go(frame, lane, port) {
+                Ok(()) => {
+                    packets += 1;
+                    bytes += length;
+                }
+                Err(frame) => self.access(frame, port.ifindex),
+            }
+        }
+        lanes.clear();
+        self.counters.tally.frames_in(port.number, packets, bytes);
+    }
+
+    #[inline(always)]
+    fn pass(&self, passed: Passed) -> Step {
+        self.records.prefetch(passed.backend.id);
+        if passed.refreshed {
+            self.tables.mark_used(passed.backend.id, self.now);
+        }
+        Step::Flow(passed.backend, passed.service)
+    }
+
+    fn turn<F: Plane>(&self, plain: &Plain<F>, look: Look) -> Step {
+        match look {
+            Look::Passed(passed) => self.pass(passed),
+            Look::Away(bits) => Step::Away(bits),
+            Look::Rare => Step::General,
+            Look::Nowhere => {
+                self.tables.routes.seek(plain.addresses.destination());
+                Step::Chain
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn look_further<F: Plane>(&self, lanes: &mut [Lane<F>]) {
         for lane in lanes.iter_mut() {
             let plain = &lane.plain;
             match lane.step {
                 Step::Away(bits) => {
                     let tag = Tag::forward::<F>(plain.ports, plain.protocol);
-                    let found = self.shard.search(lane.hash, bits, &plain.addresses, tag);
+                    let timeout = Timeout::of(plain.protocol);
+                    let found = self
+                        .shard
+                        .search(lane.home, bits, &plain.addresses, tag, timeout, self.now);
                     lane.step = match found {
-                        Some(place) => self.pass(plain, place),
-                        None => Step::General,
+                        Look::Passed(passed) => self.pass(passed),
+                        _ => Step::General,
                     };
                 }
                 Step::Chain => {
@@ -271,54 +375,42 @@ impl<O: Output> Pipeline<'_, O> {
         }
     }
 
-    #[inline(always)]
-    fn pass<F: Family>(&self, plain: &Plain<F>, place: Place) -> Step {
-        let Some(passed) = self.shard.pass(place, plain.protocol, self.now) else {
-            return Step::General;
-        };
-        self.records.prefetch(passed.backend.id);
-        if passed.refreshed {
-            self.tables.mark_used(passed.backend.id, self.now);
-        }
-        Step::Flow(place, passed.backend)
-    }
-
     /// Translates and sends; gives back, untouched, what must take the general way.
     #[inline(always)]
     fn go<F: Plane>(
         &mut self,
-        mut frame: Mbuf,
-        port: Option<&AccessSlot>,
-        lane: Option<&Lane<F>>,
-    ) -> Option<Mbuf> {
-        let (Some(port), Some(Lane { plain, step, .. })) = (port, lane) else {
-            return Some(frame);
-        };
+        mut frame: Sole,
+        Lane { plain, step, .. }: &Lane<F>,
+        port: &AccessSlot,
+    ) -> Result<(), Mbuf> {
         let (record, service) = match *step {
-            Step::Flow(place, reference) => match self.shard.service(place) {
-                Some(service) => (self.records.get(reference), Some(service)),
-                None => return Some(frame),
-            },
-            Step::Instance(id) => (self.records.at(id), None),
-            _ => return Some(frame),
+            Step::Flow(reference, service) => (self.records.get(reference), service),
+            Step::Instance(id) => (self.records.at(id), 0),
+            _ => (None, 0),
         };
-        let Some(record) = record else {
-            return Some(frame);
+        let way = record.and_then(|record| match record.location() {
+            Location::Host(host) => Some((host, F::to_backend(port, record)?)),
+            _ => None,
+        });
+        let Some((host, new)) = way else {
+            return Err(frame.into_mbuf());
         };
-        let (Location::Host(host), Some(new)) = (record.location(), F::to_backend(port, record))
-        else {
-            return Some(frame);
-        };
-        if plain.total_len > self.path(host) {
-            return Some(frame);
+        if self.hosts.get(host).is_none() && !self.keep_host(host) {
+            return Err(frame.into_mbuf());
         }
-        let tally = &self.counters.tally;
-        tally.frame_in(port.number, frame.pkt_len());
-        if let Some(service) = service {
-            tally.count_service(service, OfService::Packets);
+        let Some(kept) = self.hosts.get(host) else {
+            return Err(frame.into_mbuf());
+        };
+        if plain.total_len > kept.path {
+            return Err(frame.into_mbuf());
+        }
+        if service != 0 {
+            self.counters
+                .tally
+                .count_service(service - 1, OfService::Packets);
         }
         let len = usize::from(plain.total_len);
-        if let Some(words) = self.output.outer(host) {
+        if kept.has_template {
             let id = self.datagrams;
             self.datagrams = id.wrapping_add(1);
             let datagram = template::Datagram {
@@ -330,28 +422,28 @@ impl<O: Output> Pipeline<'_, O> {
                 .reframe(ethernet::HEADER_LEN, template::LEN, len)
                 .and_then(|bytes| bytes.split_first_chunk_mut())
                 .is_some_and(|(head, l3)| {
-                    template::write(words, head, datagram);
+                    kept.template.write(head, datagram);
                     plain.forward(l3, new)
                 });
             if sent {
-                self.output.frame(frame);
+                self.output.frame(frame.into_mbuf());
             } else {
-                self.drop(frame, Counter::NoMbuf);
+                self.drop(frame.into_mbuf(), Counter::NoMbuf);
             }
-            return None;
+            return Ok(());
         }
         let Some(to) = self.tables.region.host(host) else {
-            self.drop(frame, Counter::NotAttached);
-            return None;
+            self.drop(frame.into_mbuf(), Counter::NotAttached);
+            return Ok(());
         };
         let sent = frame
             .reframe(ethernet::HEADER_LEN, 0, len)
             .is_some_and(|l3| plain.forward(l3, new));
         if sent {
-            self.output.tunnel(frame, to, plain.tos);
+            self.output.tunnel(frame.into_mbuf(), to, plain.tos);
         } else {
-            self.drop(frame, Counter::NoMbuf);
+            self.drop(frame.into_mbuf(), Counter::NoMbuf);
         }
-        None
+        Ok(())
     }
 }

@@ -26,6 +26,7 @@ mod fragments;
 mod from_access;
 mod from_host;
 mod from_tunnel;
+mod hosts;
 mod orphans;
 mod probe;
 mod semantic;
@@ -56,6 +57,7 @@ use crate::uplink::template;
 
 use answers::Budget;
 use fragments::Fragments;
+use hosts::Hosts;
 use waiting::Waiting;
 
 /// The gateway's MAC address towards containers: locally administered, and none that a host interface has, so that
@@ -139,6 +141,7 @@ pub struct Pipeline<'a, O> {
     round: probe::Round,
     tracer: Tracer<'a>,
     sweep_at: usize,
+    hosts: Hosts,
     /// Counts outer datagrams that a router may fragment.
     datagrams: u16,
     /// Seconds of the machine's monotonic clock.
@@ -180,6 +183,7 @@ impl<'a, O: Output> Pipeline<'a, O> {
             round: probe::Round::default(),
             tracer: Tracer::new(tables, settings.worker),
             sweep_at: 0,
+            hosts: Hosts::new(tables.region.layout().hosts),
             datagrams: 0,
             now: 0,
             window: activity::window(0),

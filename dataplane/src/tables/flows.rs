@@ -101,21 +101,36 @@ fn timeout(protocol: Protocol, phase: Phase) -> u32 {
     }
 }
 
+/// Seconds that an open flow of TCP or UDP lives on after a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout(u32);
+
+impl Timeout {
+    /// Of a protocol.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(protocol: Protocol) -> Self {
+        Self(timeout(protocol, Phase::Established))
+    }
+}
+
 /// Where a slot is, within the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(u32);
 
-/// The hash of a key in this shard.
+/// Where a key would lie if it were alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hash(u64);
+pub struct Home(u32);
 
-/// What a look at a flow's home found.
+/// What a packet that neither opens nor closes a flow found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// The flow.
-    Here(Place),
-    /// It may be in one of these places beside its home, the first of which has been asked for.
+    /// Its flow, long open in this direction; it is kept alive.
+    Passed(Passed),
+    /// Its flow may be in one of these places beside its home, the first of which has been asked for.
     Away(u16),
+    /// Its flow, which it changes.
+    Rare,
     /// There is no such flow.
     Nowhere,
 }
@@ -125,6 +140,10 @@ pub enum Look {
 pub struct Passed {
     /// The flow's backend.
     pub backend: BackendRef,
+    /// The service's number and one; 0 where it is not known.
+    pub service: u32,
+    /// Where the other direction's slot is.
+    pub peer: Place,
     /// Whether this is its first packet in this second.
     pub refreshed: bool,
 }
@@ -334,70 +353,86 @@ impl<'a> Shard<'a> {
     /// Hashes a key, and asks for its home.
     #[inline(always)]
     #[must_use]
-    pub fn seek<K: Key>(&self, key: &K, tag: Tag) -> Hash {
-        let hash = key.mix(tag.0, self.seed);
-        if let Some(w) = self.slot(self.home(hash)) {
+    pub fn seek<K: Key>(&self, key: &K, tag: Tag) -> Home {
+        let home = self.home(key.mix(tag.0, self.seed));
+        if let Some(w) = self.slots.get(home) {
             dpdk::prefetch(w);
         }
-        Hash(hash)
+        Home(low32(home as u64))
     }
 
-    /// Looks at a key's home.
+    /// Looks at a key's home, for a packet that neither opens nor closes a connection.
     #[inline(always)]
     #[must_use]
-    #[allow(clippy::cast_possible_truncation)] // slots are at most 2^32, bits are 14
-    pub fn look<K: Key>(&self, Hash(hash): Hash, key: &K, tag: Tag) -> Look {
-        let home = self.home(hash);
-        let Some(w) = self.slot(home) else {
+    #[allow(clippy::cast_possible_truncation)] // bits are 14
+    pub fn look<K: Key>(&self, home: Home, key: &K, tag: Tag, timeout: Timeout, now: u32) -> Look {
+        let Some(w) = self.slot(home.0 as usize) else {
             return Look::Nowhere;
         };
-        if Self::holds(w, key, tag) {
-            return Look::Here(Place(home as u32));
+        let rest = w[4].load(Ordering::Relaxed);
+        if rest >> OWN_SHIFT == tag.0 && key.is_in(w) {
+            return Self::pass(w, rest, timeout, now).map_or(Look::Rare, Look::Passed);
         }
-        let bits = Self::sent_away(w);
+        let bits = rest & AWAY_MASK;
         if bits == 0 {
             return Look::Nowhere;
         }
-        let at = Self::away((home, self.second(home)), bits.trailing_zeros() as usize);
-        if let Some(w) = self.slot(at) {
+        let homes = (home.0 as usize, self.second(home.0 as usize));
+        if let Some(w) = self.slot(Self::away(homes, bits.trailing_zeros() as usize)) {
             dpdk::prefetch(w);
         }
         Look::Away(bits as u16)
     }
 
-    /// Looks at the places beside a key's home.
+    /// Looks at the places beside a key's home, as [`Shard::look`] at its home.
     #[inline]
     #[must_use]
-    pub fn search<K: Key>(&self, Hash(hash): Hash, bits: u16, key: &K, tag: Tag) -> Option<Place> {
-        let homes = self.homes(hash);
+    pub fn search<K: Key>(
+        &self,
+        home: Home,
+        bits: u16,
+        key: &K,
+        tag: Tag,
+        timeout: Timeout,
+        now: u32,
+    ) -> Look {
+        let homes = (home.0 as usize, self.second(home.0 as usize));
         let mut bits = u64::from(bits);
         while bits != 0 {
             let at = Self::away(homes, bits.trailing_zeros() as usize);
-            if self.slot(at).is_some_and(|w| Self::holds(w, key, tag)) {
-                return Some(Self::place(at));
+            if let Some(w) = self.slot(at)
+                && Self::holds(w, key, tag)
+            {
+                let rest = w[4].load(Ordering::Relaxed);
+                return Self::pass(w, rest, timeout, now).map_or(Look::Rare, Look::Passed);
             }
             bits &= bits - 1;
         }
-        None
+        Look::Nowhere
     }
 
-    /// Takes a packet that neither opens nor closes the flow at `place`, and keeps the flow alive: what
-    /// [`Shard::forward`] and [`Shard::touch`] do for a flow whose direction has long been open. `None` for any other.
+    // Takes a packet that neither opens nor closes the flow in this slot, and keeps the flow alive: what `forward` and
+    // `touch` do for a flow whose direction has long been open. `None` for any other.
     #[inline(always)]
-    #[must_use]
-    pub fn pass(&self, place: Place, protocol: Protocol, now: u32) -> Option<Passed> {
-        let w = self.slot(place.0 as usize)?;
+    fn pass(
+        w: &[AtomicU64; SLOT_WORDS],
+        rest: u64,
+        Timeout(timeout): Timeout,
+        now: u32,
+    ) -> Option<Passed> {
         let old = w[6].load(Ordering::Relaxed);
-        if Self::phase(w) != Phase::Established || high32(old) < now {
+        if rest & PHASE_MASK != (Phase::Established as u64) << PHASE_SHIFT || high32(old) < now {
             return None;
         }
-        let end = now + timeout(protocol, Phase::Established);
+        let end = now + timeout;
         let refreshed = high32(old) != end;
         if refreshed {
             w[6].store(word(end, low32(old)), Ordering::Relaxed);
         }
         Some(Passed {
             backend: BackendRef::from_word(w[5].load(Ordering::Relaxed)),
+            service: low32(w[7].load(Ordering::Relaxed) >> SERVICE_SHIFT),
+            peer: Place(low32(old)),
             refreshed,
         })
     }

@@ -71,6 +71,8 @@ pub struct Tables {
     pub activity: Activity,
     /// Counts backends that went away.
     departures: AtomicU64,
+    /// Grows with each change of what workers keep of hosts.
+    hosts_version: AtomicU32,
 }
 
 impl Tables {
@@ -96,6 +98,7 @@ impl Tables {
             observation: Observation::new(workers),
             activity: Activity::new(SLOTS),
             departures: AtomicU64::new(0),
+            hosts_version: AtomicU32::new(0),
         }
     }
 
@@ -183,9 +186,12 @@ impl Tables {
 
     /// Publishes such words by their first cell; the old one, 0 where there was none. Writer only.
     pub(crate) fn set_template(&self, host: u32, cell: u32) -> u32 {
-        self.templates
+        let old = self
+            .templates
             .get(host as usize)
-            .map_or(0, |word| word.swap(cell, Ordering::AcqRel))
+            .map_or(0, |word| word.swap(cell, Ordering::AcqRel));
+        self.bump_hosts_version();
+        old
     }
 
     /// The tunnel endpoint of the host with this address, if it is known.
@@ -216,6 +222,19 @@ impl Tables {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
+    }
+
+    /// Counts changes of the paths to hosts and of the headers towards them; what a worker keeps of a host is of one
+    /// version.
+    #[inline(always)]
+    #[must_use]
+    pub fn hosts_version(&self) -> u32 {
+        self.hosts_version.load(Ordering::Acquire)
+    }
+
+    /// What workers keep of hosts has changed: the tables say so already. Writer only.
+    pub(crate) fn bump_hosts_version(&self) {
+        self.hosts_version.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Counts backends that went away; a worker looks for flows to them when it has grown.

@@ -14,6 +14,7 @@ use net::{checksum, ipv4, udp};
 use super::outer::{FLOOR_V4, HOPS};
 use crate::api::NextHop;
 use crate::sync::AtomicU64;
+use crate::tables::low32;
 
 /// Words of a template: the headers, and the sum of what does not change.
 pub const WORDS: usize = 8;
@@ -74,34 +75,54 @@ pub(crate) fn fill(words: &[AtomicU64], hop: &NextHop, to: (Address, u16), from_
     true
 }
 
-/// Writes the headers of a datagram.
-#[inline(always)]
-pub fn write(words: &[AtomicU64; WORDS], head: &mut [u8; LEN], datagram: Datagram) {
-    let (wide, tail) = head.as_chunks_mut::<8>();
-    for (to, word) in wide.iter_mut().zip(words) {
-        *to = word.load(Ordering::Relaxed).to_ne_bytes();
+/// A worker's own copy of a template.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Template {
+    bytes: [u64; LEN.div_ceil(8)],
+    sum: u32,
+}
+
+impl Template {
+    /// A copy of what is published.
+    #[must_use]
+    pub fn read(words: &[AtomicU64; WORDS]) -> Self {
+        let mut bytes = [0; LEN.div_ceil(8)];
+        for (to, word) in bytes.iter_mut().zip(words) {
+            *to = word.load(Ordering::Relaxed);
+        }
+        let sum = low32(words[SUM].load(Ordering::Relaxed));
+        Self { bytes, sum }
     }
-    // The last two bytes are the UDP checksum: none (RFC 768), for the inner packet has its own.
-    tail.fill(0);
-    let udp_len = datagram.inner.wrapping_add(8);
-    let total_len = datagram.inner.wrapping_add(28);
-    // As the general way does: what no path is believed to refuse may be fragmented, all else is not.
-    let (id, flags) = if total_len > FLOOR_V4 {
-        (0, ipv4::DONT_FRAGMENT)
-    } else {
-        (datagram.id, 0)
-    };
-    let sum = words[SUM].load(Ordering::Relaxed)
-        + u64::from(datagram.tos)
-        + u64::from(total_len)
-        + u64::from(id)
-        + u64::from(flags);
-    head[15] = datagram.tos;
-    [head[16], head[17]] = total_len.to_be_bytes();
-    [head[18], head[19]] = id.to_be_bytes();
-    [head[20], head[21]] = flags.to_be_bytes();
-    [head[24], head[25]] = (!checksum::fold(sum)).to_be_bytes();
-    [head[38], head[39]] = udp_len.to_be_bytes();
+
+    /// Writes the headers of a datagram.
+    #[inline(always)]
+    pub fn write(&self, head: &mut [u8; LEN], datagram: Datagram) {
+        let (wide, tail) = head.as_chunks_mut::<8>();
+        for (to, word) in wide.iter_mut().zip(self.bytes) {
+            *to = word.to_ne_bytes();
+        }
+        // The last two bytes are the UDP checksum: none (RFC 768), for the inner packet has its own.
+        tail.fill(0);
+        let udp_len = datagram.inner.wrapping_add(8);
+        let total_len = datagram.inner.wrapping_add(28);
+        // As the general way does: what no path is believed to refuse may be fragmented, all else is not.
+        let (id, flags) = if total_len > FLOOR_V4 {
+            (0, ipv4::DONT_FRAGMENT)
+        } else {
+            (datagram.id, 0)
+        };
+        let sum = u64::from(self.sum)
+            + u64::from(datagram.tos)
+            + u64::from(total_len)
+            + u64::from(id)
+            + u64::from(flags);
+        head[15] = datagram.tos;
+        [head[16], head[17]] = total_len.to_be_bytes();
+        [head[18], head[19]] = id.to_be_bytes();
+        [head[20], head[21]] = flags.to_be_bytes();
+        [head[24], head[25]] = (!checksum::fold(sum)).to_be_bytes();
+        [head[38], head[39]] = udp_len.to_be_bytes();
+    }
 }
 
 #[cfg(test)]
@@ -128,7 +149,7 @@ mod tests {
         ] {
             let datagram = Datagram { inner, tos, id };
             let mut frame = vec![0xee; LEN + usize::from(inner)];
-            write(&words, frame.first_chunk_mut().unwrap(), datagram);
+            Template::read(&words).write(frame.first_chunk_mut().unwrap(), datagram);
             assert_eq!(frame[..14], [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);
             let parsed = Headers::parse(&frame[14..], frame.len() - 14).unwrap();
             assert_eq!(

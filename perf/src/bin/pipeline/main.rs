@@ -43,6 +43,9 @@ struct Arguments {
     /// Leave Open vSwitch out
     #[arg(long)]
     no_ovs: bool,
+    /// Ours alone, as for a profile
+    #[arg(long)]
+    alone: bool,
     /// Print JSON, whatever standard output is
     #[arg(long)]
     json: bool,
@@ -284,6 +287,9 @@ fn measure(case: &Case, arguments: &Arguments, folder: &Path, memory: &PageMemor
             ),
         );
         mine.push(ours(&case.job)?);
+        if arguments.alone {
+            continue;
+        }
         theirs.push(peers::testpmd(
             &case.job.captures,
             case.flows,
