@@ -116,7 +116,6 @@ pub enum Uplink {
 pub struct EthdevUplink {
     rx: RxQueue,
     tx: TxQueue,
-    inbox: Burst<64>,
     outbox: Burst<64>,
     tunnel_port: u16,
     small: Mempool,
@@ -157,7 +156,6 @@ impl EthdevUplink {
         Self {
             rx,
             tx,
-            inbox: Burst::new(),
             outbox: Burst::new(),
             tunnel_port,
             small,
@@ -173,33 +171,18 @@ impl EthdevUplink {
         }
     }
 
-    fn receive(
-        &mut self,
-        tables: &Tables,
-        eye: Option<&Eye<'_>>,
-        sink: &mut impl FnMut(Received),
-    ) -> usize {
-        let count = self.rx.burst(&mut self.inbox);
-        if let Some(eye) = eye {
-            see_all(eye, false, &self.inbox);
-        }
-        for frame in self.inbox.drain() {
-            match outer::open(frame, self.tunnel_port) {
-                Opened::Inner(received) => {
-                    self.stats.received += 1;
-                    sink(received);
-                }
-                // The kernel has a copy of every frame and answers what is not the tunnel's.
-                Opened::Other => self.stats.ignored += 1,
-                Opened::Rare(packet, headers) => {
-                    if let Some(received) = self.rare.take(tables, packet, &headers) {
-                        self.stats.received += 1;
-                        sink(received);
-                    }
-                }
+    fn open(&mut self, tables: &Tables, frame: Mbuf) -> Option<Received> {
+        let received = match outer::open(frame, self.tunnel_port) {
+            Opened::Inner(received) => Some(received),
+            // The kernel has a copy of every frame and answers what is not the tunnel's.
+            Opened::Other => {
+                self.stats.ignored += 1;
+                None
             }
-        }
-        count
+            Opened::Rare(packet, headers) => self.rare.take(tables, packet, &headers),
+        };
+        self.stats.received += u64::from(received.is_some());
+        received
     }
 
     fn push(
@@ -298,10 +281,10 @@ impl EthdevUplink {
 }
 
 impl Uplink {
-    /// Hands what has arrived to `sink`, a burst at most; how much that was. An open eye sees it first.
+    /// Hands what has arrived at the kernel's sockets to `sink`, `limit` packets at most; how many that was. An open eye
+    /// sees them first.
     pub fn receive(
         &mut self,
-        tables: &Tables,
         eye: Option<&Eye<'_>>,
         limit: usize,
         sink: &mut impl FnMut(Received),
@@ -316,7 +299,36 @@ impl Uplink {
                     sink((mbuf, Address::from(from.ip()), tos));
                 })
             }
-            Uplink::Ethdev(port) => port.receive(tables, eye, sink),
+            Uplink::Ethdev(_) => 0,
+        }
+    }
+
+    /// Adds frames that have arrived at an ethdev to `into`, and says the tunnel's UDP port. An open eye sees them first.
+    #[inline]
+    pub fn frames(&mut self, eye: Option<&Eye<'_>>, into: &mut Burst<64>) -> Option<u16> {
+        let Uplink::Ethdev(port) = self else {
+            return None;
+        };
+        port.rx.burst(into);
+        if let Some(eye) = eye {
+            see_all(eye, false, into);
+        }
+        Some(port.tunnel_port)
+    }
+
+    /// Opens one of these frames; `None` for what is no whole datagram of the tunnel's.
+    pub fn open(&mut self, tables: &Tables, frame: Mbuf) -> Option<Received> {
+        match self {
+            Uplink::Socket(_) => None,
+            Uplink::Ethdev(port) => port.open(tables, frame),
+        }
+    }
+
+    /// So many of them were opened by the pipeline itself.
+    #[inline]
+    pub fn opened(&mut self, datagrams: usize) {
+        if let Uplink::Ethdev(port) = self {
+            port.stats.received += datagrams as u64;
         }
     }
 
@@ -403,6 +415,15 @@ impl Uplink {
             Uplink::Socket(_) => Reassembled::default(),
             Uplink::Ethdev(port) => port.rare.reassembly.tick(milliseconds),
         }
+    }
+}
+
+/// Opens a frame that holds a whole datagram to `tunnel_port`; for who has no device.
+#[must_use]
+pub fn open(frame: Mbuf, tunnel_port: u16) -> Option<Received> {
+    match outer::open(frame, tunnel_port) {
+        Opened::Inner(received) => Some(received),
+        _ => None,
     }
 }
 

@@ -22,7 +22,7 @@ use crate::sync::AtomicU64;
 use crate::tables::Tables;
 use crate::tunnel::Joiner;
 use crate::uplink::template;
-use crate::uplink::{Push, Uplink};
+use crate::uplink::{Push, Received, Uplink};
 
 /// Packets taken from one port in one round.
 const BURST: usize = 64;
@@ -177,6 +177,14 @@ impl Output for Ports<'_> {
         }
     }
 
+    fn open(&mut self, frame: Mbuf) -> Option<Received> {
+        self.uplink.open(self.tables, frame)
+    }
+
+    fn opened(&mut self, datagrams: usize) {
+        self.uplink.opened(datagrams);
+    }
+
     fn unresolved(&mut self, address: Address) {
         let _ = self.control.try_send(Message::Unresolved(address));
     }
@@ -315,7 +323,7 @@ impl Worker {
             return;
         };
         let mut frames: Vec<(Mbuf, u32)> = Vec::with_capacity(BURST * 2);
-        let mut inbox_of_port = Burst::<BURST>::new();
+        let mut frames_of_port = Burst::<BURST>::new();
         let mut datagrams: Vec<(Mbuf, Address, u8)> = Vec::with_capacity(BURST * 2);
         let mut joined: Vec<(Mbuf, Address, u8)> = Vec::with_capacity(BURST * 2);
         let mut from_host: Vec<Mbuf> = Vec::with_capacity(BURST * 2);
@@ -361,23 +369,27 @@ impl Worker {
             pipeline.burst_from_access(&mut frames);
             for n in 0.. {
                 let ports = &mut pipeline.output;
-                let Some(number) = ports.access.poll(n, &mut inbox_of_port) else {
+                let Some(number) = ports.access.poll(n, &mut frames_of_port) else {
                     break;
                 };
                 if let Some(eye) = ports.eye.open() {
-                    for frame in inbox_of_port.as_slice() {
+                    for frame in frames_of_port.as_slice() {
                         eye.see(CapturePort::Access(number), false, frame, None);
                     }
                 }
-                work += inbox_of_port.len();
-                pipeline.burst_from_port(number, &mut inbox_of_port);
+                work += frames_of_port.len();
+                pipeline.burst_from_port(number, &mut frames_of_port);
             }
 
             // Other nodes.
             let Ports { uplink, eye, .. } = &mut pipeline.output;
-            work += uplink.receive(&tables, eye.open(), BURST, &mut |received| {
+            work += uplink.receive(eye.open(), BURST, &mut |received| {
                 datagrams.push(received);
             });
+            if let Some(tunnel_port) = uplink.frames(eye.open(), &mut frames_of_port) {
+                work += frames_of_port.len();
+                pipeline.burst_from_wire(&mut frames_of_port, tunnel_port, &mut datagrams);
+            }
             pipeline.output.report_paths();
             pipeline.output.count_unusable();
             for (mbuf, from, tos) in datagrams.drain(..) {

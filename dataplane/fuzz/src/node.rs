@@ -11,7 +11,7 @@ use dataplane::pipeline::{GATEWAY_MAC, Output, Pipeline, Settings};
 use dataplane::plan::{Range, range};
 use dataplane::tables::Tables;
 use dataplane::tunnel::Joiner;
-use dataplane::uplink::template;
+use dataplane::uplink::{self, Received, template};
 use dataplane::writer::Writer;
 use dpdk::{Eal, EalOptions, L4Checksum, Mbuf, Memory, Mempool, Offload, Segment};
 use net::Address;
@@ -25,6 +25,8 @@ use crate::plan;
 pub const MTU: u16 = 1450;
 /// MAC address of the host TAP.
 pub const HOST_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
+/// UDP port of the tunnel.
+pub const TUNNEL_PORT: u16 = 50103;
 const MBUFS: u32 = 511;
 
 /// Who set off what happens.
@@ -106,6 +108,10 @@ impl Output for Recorder {
     fn frame(&mut self, frame: Mbuf) {
         self.record(Place::Host, &frame);
     }
+    fn open(&mut self, frame: Mbuf) -> Option<Received> {
+        uplink::open(frame, TUNNEL_PORT)
+    }
+    fn opened(&mut self, _: usize) {}
     fn unresolved(&mut self, _: Address) {}
 }
 

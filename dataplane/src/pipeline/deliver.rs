@@ -174,16 +174,29 @@ impl<O: Output> Pipeline<'_, O> {
     #[inline(always)]
     fn note_served(&self, packet: &Packet, port: &AccessSlot) {
         let headers = &packet.headers;
-        let serves = matches!(
+        if matches!(
             headers.protocol,
             Protocol::TCP | Protocol::UDP | Protocol::SCTP
-        ) && (headers.destination_port < EPHEMERAL
-            || headers.source_port >= EPHEMERAL);
-        if serves {
-            let (high, low) = halves(headers.source);
-            let rest = u64::from(headers.source_port) << 32
-                | u64::from(headers.destination_port) << 16
-                | u64::from(headers.protocol.0);
+        ) {
+            let ports =
+                u32::from(headers.source_port) << 16 | u32::from(headers.destination_port);
+            self.note_served_by(headers.source, ports, headers.protocol, port);
+        }
+    }
+
+    /// As [`Self::note_served`], for a protocol that has ports: the source port in the high half of `ports`.
+    #[inline(always)]
+    pub(super) fn note_served_by(
+        &self,
+        source: Address,
+        ports: u32,
+        protocol: Protocol,
+        port: &AccessSlot,
+    ) {
+        let ephemeral = u32::from(EPHEMERAL);
+        if ports & 0xffff < ephemeral || ports >> 16 >= ephemeral {
+            let (high, low) = halves(source);
+            let rest = u64::from(ports) << 16 | u64::from(protocol.0);
             let hash = mix(
                 mix(low ^ rest ^ SALT[0], high ^ rest.rotate_left(32) ^ SALT[1]),
                 SALT[2],

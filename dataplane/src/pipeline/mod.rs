@@ -53,7 +53,7 @@ use crate::tables::activity;
 use crate::tables::flows::Shard;
 use crate::tables::region::Records;
 use crate::tables::{SERVICES, Tables};
-use crate::uplink::template;
+use crate::uplink::{Received, template};
 
 use answers::Budget;
 use fragments::Fragments;
@@ -80,6 +80,11 @@ pub trait Output {
     fn outer(&self, host: u32) -> Option<&[AtomicU64; template::WORDS]>;
     /// A frame, complete.
     fn frame(&mut self, frame: Mbuf);
+    /// Opens a frame that came by the uplink: the datagram's packet, its source and its TOS byte. `None` for what is no
+    /// whole datagram of the tunnel's, or not yet.
+    fn open(&mut self, frame: Mbuf) -> Option<Received>;
+    /// So many datagrams were opened by who received them.
+    fn opened(&mut self, datagrams: usize);
     /// Asks for a table query.
     fn unresolved(&mut self, address: Address);
 }

@@ -389,8 +389,7 @@ impl<'a> Shard<'a> {
     #[must_use]
     pub fn search<K: Key>(
         &self,
-        home: Home,
-        bits: u16,
+        (home, bits): (Home, u16),
         key: &K,
         tag: Tag,
         timeout: Timeout,
@@ -435,6 +434,26 @@ impl<'a> Shard<'a> {
             peer: Place(low32(old)),
             refreshed,
         })
+    }
+
+    /// Asks for a slot.
+    #[inline(always)]
+    pub fn prefetch(&self, place: Place) {
+        if let Some(w) = self.slot(place.0 as usize) {
+            dpdk::prefetch(w);
+        }
+    }
+
+    /// The destination of the direction in a slot: where a backend's packet finds what its client dialled, in the slot
+    /// of the client's direction.
+    #[inline(always)]
+    #[must_use]
+    pub fn destination(&self, place: Place) -> Option<Address> {
+        let w = self.slot(place.0 as usize)?;
+        Some(join(
+            w[2].load(Ordering::Relaxed),
+            w[3].load(Ordering::Relaxed),
+        ))
     }
 
     /// The backend of the flow that the client's packet belongs to, if it has one. `now` in seconds.

@@ -18,7 +18,7 @@ use dataplane::tables::arena::Allocator;
 use dataplane::tables::region::{Backend, Layout, Location, Region};
 use dataplane::tables::routes::{Route, set_cells, write_set};
 use dataplane::tables::slots::AccessSlot;
-use dataplane::uplink::template;
+use dataplane::uplink::{Received, template};
 use dpdk::{Burst, Eal, EalOptions, Mbuf, Memory, Mempool};
 use net::Address;
 use net::ethernet::{self, EtherType, Mac};
@@ -96,6 +96,10 @@ impl Output for Sink {
     fn hand_over(&mut self, packet: Mbuf, _: u16) -> Result<(), Mbuf> {
         Err(packet)
     }
+    fn open(&mut self, _: Mbuf) -> Option<Received> {
+        None
+    }
+    fn opened(&mut self, _: usize) {}
     fn unresolved(&mut self, _: Address) {}
 }
 

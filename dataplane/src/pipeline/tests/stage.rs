@@ -19,11 +19,12 @@ use crate::tables::Tables;
 use crate::tables::flows::Shard;
 use crate::tables::region::{Layout, Region};
 use crate::tunnel::Joiner;
-use crate::uplink::template;
+use crate::uplink::{self, Received, template};
 
 pub use super::plan::*;
 
 pub const MTU: u16 = 1450;
+pub const TUNNEL_PORT: u16 = 50103;
 pub const HOST_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 /// Interface of the container `c`, and of `e`.
 pub const C: u32 = 101;
@@ -111,6 +112,10 @@ impl Output for Recorder {
         self.total += 1;
         self.frames.push(bytes(&frame));
     }
+    fn open(&mut self, frame: Mbuf) -> Option<Received> {
+        uplink::open(frame, TUNNEL_PORT)
+    }
+    fn opened(&mut self, _: usize) {}
     fn unresolved(&mut self, address: Address) {
         self.unresolved.push(address);
     }
