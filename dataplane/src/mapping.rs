@@ -91,9 +91,13 @@ pub fn open(config: &Config, memory: &Memory, seed: u64) -> Result<Region, Start
         );
         return Ok(Region::on_heap(layout, seed));
     };
-    for other in places.iter().filter(|other| *other != place && there(other)) {
+    for other in places
+        .iter()
+        .filter(|other| *other != place && there(other))
+    {
         if found == Opened::New
-            && let Ok((old, Opened::TakenOver)) = Region::open(other, layout, seed, config.namespace)
+            && let Ok((old, Opened::TakenOver)) =
+                Region::open(other, layout, seed, config.namespace)
         {
             region.move_from(&old);
             found = Opened::TakenOver;

@@ -285,7 +285,12 @@ impl Mbuf {
 
     /// [`Sole::reframe`](crate::Sole::reframe); the packet must be plain.
     #[inline(always)]
-    pub(crate) fn reframe_plain(&mut self, less: usize, more: usize, len: usize) -> Option<&mut [u8]> {
+    pub(crate) fn reframe_plain(
+        &mut self,
+        less: usize,
+        more: usize,
+        len: usize,
+    ) -> Option<&mut [u8]> {
         debug_assert!(self.is_plain());
         let head = self.head();
         let (offset, had) = (head.offset(), head.len());

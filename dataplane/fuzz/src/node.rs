@@ -13,7 +13,7 @@ use dataplane::tables::Tables;
 use dataplane::tunnel::Joiner;
 use dataplane::uplink::{self, Received, template};
 use dataplane::writer::Writer;
-use dpdk::{Eal, EalOptions, L4Checksum, Mbuf, Memory, Mempool, Offload, Segment};
+use dpdk::{Burst, Eal, EalOptions, L4Checksum, Mbuf, Memory, Mempool, Offload, Segment};
 use net::Address;
 use net::ethernet::{EtherType, HEADER_LEN, Header, Mac};
 use net::packet::{Headers, Icmp, Protocol};
@@ -242,12 +242,26 @@ impl<'a> Node<'a> {
         self.settle(Cause::Container(container));
     }
 
-    /// A host sends a burst of datagrams, which a worker receives.
+    /// A host sends a burst of datagrams, which a worker receives: by the kernel, or, with this bit of the outer TOS
+    /// byte, as frames.
     pub fn datagrams(&mut self, worker: usize, host: usize, tos: u8, packets: Vec<Mbuf>) {
+        const AS_FRAMES: u8 = 4;
         let from = Address::from(plan::host(host));
         let worker = worker % self.workers.len();
+        let mut received = Vec::new();
+        if tos & AS_FRAMES != 0 && from.is_v4() {
+            let mut frames = Burst::<64>::new();
+            for mut packet in packets {
+                if on_the_wire(&mut packet, from, tos) {
+                    let _ = frames.push(packet);
+                }
+            }
+            self.workers[worker].burst_from_wire(&mut frames, TUNNEL_PORT, &mut received);
+        } else {
+            received.extend(packets.into_iter().map(|packet| (packet, from, tos)));
+        }
         let mut ready = Vec::new();
-        for mbuf in packets {
+        for (mbuf, from, tos) in received {
             if let Some((mbuf, headers)) = self.workers[worker].parse_inner(mbuf, from)
                 && self
                     .joiner
@@ -472,5 +486,40 @@ impl<'a> Node<'a> {
         drop(self.joiner);
         drop(self.ring);
         assert_eq!(pool().in_use(), 0, "mbufs have leaked");
+    }
+}
+
+/// Puts the headers of a datagram from another node's tunnel port before the packet in it.
+fn on_the_wire(packet: &mut Mbuf, from: Address, tos: u8) -> bool {
+    const LEN: usize = HEADER_LEN + net::ipv4::HEADER_LEN + net::udp::HEADER_LEN;
+    let Ok(udp_len) = u16::try_from(packet.pkt_len() + net::udp::HEADER_LEN) else {
+        return false;
+    };
+    let Some(total_len) = udp_len.checked_add(20) else {
+        return false;
+    };
+    let ethernet = Header {
+        destination: HOST_MAC,
+        source: Mac([2, 0, 0, 0, 0, 1]),
+        ethertype: EtherType::IPV4,
+    };
+    let ip = net::ipv4::Build {
+        source: from,
+        destination: Address::v4([192, 0, 2, 10]),
+        protocol: Protocol::UDP.0,
+        ttl: 64,
+        tos,
+        id: 0,
+        dont_fragment: true,
+        total_len,
+    };
+    let udp = net::udp::header(TUNNEL_PORT, TUNNEL_PORT, udp_len, 0);
+    let head = [&ethernet.to_bytes()[..], &ip.to_bytes(), &udp].concat();
+    match packet.prepend(LEN) {
+        Some(front) => {
+            front.copy_from_slice(&head);
+            true
+        }
+        None => false,
     }
 }

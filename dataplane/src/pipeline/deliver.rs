@@ -178,8 +178,7 @@ impl<O: Output> Pipeline<'_, O> {
             headers.protocol,
             Protocol::TCP | Protocol::UDP | Protocol::SCTP
         ) {
-            let ports =
-                u32::from(headers.source_port) << 16 | u32::from(headers.destination_port);
+            let ports = u32::from(headers.source_port) << 16 | u32::from(headers.destination_port);
             self.note_served_by(headers.source, ports, headers.protocol, port);
         }
     }

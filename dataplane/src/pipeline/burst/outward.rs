@@ -72,7 +72,12 @@ impl<O: Output> Pipeline<'_, O> {
 
     /// Gives back what must take the general way.
     #[inline(always)]
-    fn gather(&mut self, frame: Mbuf, port: &AccessSlot, to: &mut Gathered<()>) -> Result<(), Mbuf> {
+    fn gather(
+        &mut self,
+        frame: Mbuf,
+        port: &AccessSlot,
+        to: &mut Gathered<()>,
+    ) -> Result<(), Mbuf> {
         let frame = Sole::new(frame)?;
         let Some((header, l3)) = frame.data().split_first_chunk::<{ ethernet::HEADER_LEN }>()
         else {

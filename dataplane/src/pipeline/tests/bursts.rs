@@ -87,6 +87,99 @@ fn a_burst_does_what_its_packets_do_one_by_one() {
     }
 }
 
+/// Packets for `c` of every kind that the short way takes or refuses: answers in its flows, and what comes by itself.
+fn arrivals(plan: &Plan) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    for round in 0..3u16 {
+        for port in [4000, 4001, 4002 + round] {
+            for n in 0..2 {
+                for kind in [tcp(SYN | ACK), tcp(ACK), Kind::Udp, Kind::UdpBare] {
+                    for source in [plan.d_instance[n], plan.d[n]] {
+                        let reply = answer(kind, source, plan.c);
+                        let reply = Spec {
+                            destination_port: port,
+                            tos: 0x02,
+                            ..reply
+                        };
+                        packets.push(reply.build());
+                        packets.push(spec(kind, source, plan.e).build());
+                    }
+                }
+            }
+        }
+        let odd = [
+            Spec {
+                ttl: 1,
+                ..answer(Kind::Udp, plan.d_instance[0], plan.c)
+            },
+            Spec {
+                extended: true,
+                ..answer(Kind::Udp, plan.d_instance[0], plan.c)
+            },
+            spec(Kind::EchoRequest, plan.d_instance[0], plan.c),
+            spec(Kind::Udp, plan.outside, plan.c),
+            spec(Kind::Udp, plan.d_instance[0], plan.gateway),
+            spec(Kind::Udp, plan.d_instance[0], plan.service),
+            spec(Kind::Udp, plan.unknown_instance, plan.c),
+            Spec {
+                payload: vec![7; 1600],
+                ..answer(Kind::Udp, plan.d_instance[0], plan.c)
+            },
+        ];
+        packets.extend(odd.iter().map(Spec::build));
+        packets.push(answer(Kind::Udp, plan.d_instance[0], plan.c).build()[..30].to_vec());
+        packets.push(vec![0x80, 1, 2, 3]);
+    }
+    packets
+}
+
+#[test]
+fn a_burst_from_the_wire_does_what_its_packets_do_one_by_one() {
+    // Streams may be overtaken by others' packets, not by their own.
+    let streams_last = |mut sent: Vec<Sent>| {
+        sent.sort_by_key(|sent| match sent.packet() {
+            packet if packet[0] >> 4 == 4 => packet[9] == 6,
+            packet => packet[6] == 6,
+        });
+        format!("{sent:?}")
+    };
+    for plan in PLANS {
+        let (mut together, mut apart) = (Node::new(1), Node::new(1));
+        for node in [&mut together, &mut apart] {
+            node.bursts(C, &mixture(&plan), true);
+        }
+        let packets = arrivals(&plan);
+        for (round, size) in [1, 2, 7, 64, 65, 400].into_iter().enumerate() {
+            for burst in packets.chunks(size) {
+                for (from, tos) in [(AWAY, 0), (AWAY, 3), (STRANGER, 0)] {
+                    let one = together.wire(0, from, tos, burst);
+                    let other = apart.burst(0, from, tos, burst);
+                    let (one, other) = (streams_last(one), streams_last(other));
+                    assert_eq!(one, other, "bursts of {size} from {from}");
+                }
+            }
+            let change = if round % 2 == 0 {
+                job(&[1])
+            } else {
+                job(&[0, 1])
+            };
+            for node in [&mut together, &mut apart] {
+                node.tick(1000);
+                node.taken();
+                node.set_job(change.clone());
+            }
+        }
+        for &counter in Counter::ALL {
+            assert_eq!(together.sum(counter), apart.sum(counter), "{counter:?}");
+        }
+        let (one, other) = (together.control.stats(), apart.control.stats());
+        assert_eq!(one.services, other.services);
+        assert_eq!(one.containers, other.containers);
+        let short = together.workers[0].output.opened;
+        assert!(short > packets.len(), "{short} took the short way");
+    }
+}
+
 #[test]
 fn a_burst_ends_at_a_backend_that_has_gone_and_follows_one_that_moved() {
     for plan in PLANS {

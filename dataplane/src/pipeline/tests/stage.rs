@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use dpdk::{Eal, EalOptions, Mbuf, Memory, Mempool, Offload};
+use dpdk::{Burst, Eal, EalOptions, Mbuf, Memory, Mempool, Offload};
 use kernel_port::{AccessGroup, AccessPort, Pools, Waiter};
 use net::Address;
 use net::ethernet::{EtherType, HEADER_LEN, Header, Mac};
@@ -72,6 +72,8 @@ pub struct Recorder {
     pub frames: Vec<Vec<u8>>,
     /// The headers of datagrams to every host, as such an uplink has them.
     pub outer: Option<[AtomicU64; template::WORDS]>,
+    /// Datagrams that the pipeline opened by itself.
+    pub opened: usize,
 }
 
 fn bytes(mbuf: &Mbuf) -> Vec<u8> {
@@ -115,7 +117,9 @@ impl Output for Recorder {
     fn open(&mut self, frame: Mbuf) -> Option<Received> {
         uplink::open(frame, TUNNEL_PORT)
     }
-    fn opened(&mut self, _: usize) {}
+    fn opened(&mut self, datagrams: usize) {
+        self.opened += datagrams;
+    }
     fn unresolved(&mut self, address: Address) {
         self.unresolved.push(address);
     }
@@ -411,19 +415,39 @@ impl Node {
     /// Datagrams in one burst.
     pub fn burst(&mut self, worker: usize, from: &str, tos: u8, packets: &[Vec<u8>]) -> Vec<Sent> {
         let from = address(from);
-        let mut ready = Vec::new();
+        let packets = packets
+            .iter()
+            .map(|packet| (self.mbuf(packet, Offload::default()), from, tos))
+            .collect();
+        self.received(worker, packets)
+    }
+
+    /// Frames of datagrams in one burst, as they are on the wire.
+    pub fn wire(&mut self, worker: usize, from: &str, tos: u8, packets: &[Vec<u8>]) -> Vec<Sent> {
+        let mut frames = Burst::<512>::new();
         for packet in packets {
-            let mbuf = self.mbuf(packet, Offload::default());
+            let frame = self.mbuf(&on_the_wire(from, tos, packet), Offload::default());
+            frames.push(frame).unwrap();
+        }
+        let mut streams = Vec::new();
+        self.workers[worker].burst_from_wire(&mut frames, TUNNEL_PORT, &mut streams);
+        assert!(frames.is_empty());
+        self.received(worker, streams)
+    }
+
+    fn received(&mut self, worker: usize, packets: Vec<Received>) -> Vec<Sent> {
+        let mut ready = Vec::new();
+        for (mbuf, from, tos) in packets {
             if let Some((mbuf, headers)) = self.workers[worker].parse_inner(mbuf, from)
                 && self
                     .joiner
-                    .offer(mbuf, &headers, (from, tos), |m, _| ready.push(m))
+                    .offer(mbuf, &headers, (from, tos), |m, of| ready.push((m, of)))
             {
                 self.counters[worker].count(Counter::Joined);
             }
         }
-        self.joiner.flush(|m, _| ready.push(m));
-        for mbuf in ready {
+        self.joiner.flush(|m, of| ready.push((m, of)));
+        for (mbuf, (from, tos)) in ready {
             self.workers[worker].from_tunnel(mbuf, from, tos);
         }
         self.taken()
@@ -453,6 +477,28 @@ impl Node {
         assert_eq!(self.group(Group::Dropped), all + 1, "{:?}", self.occurred());
         sent
     }
+}
+
+/// The frame of a datagram from the tunnel port of another node.
+pub fn on_the_wire(from: &str, tos: u8, packet: &[u8]) -> Vec<u8> {
+    let ethernet = Header {
+        destination: HOST_MAC,
+        source: Mac([2, 0, 0, 0, 0, 1]),
+        ethertype: EtherType::IPV4,
+    };
+    let udp_len = u16::try_from(packet.len() + 8).unwrap();
+    let ip = net::ipv4::Build {
+        source: address(from),
+        destination: address("192.0.2.10"),
+        protocol: 17,
+        ttl: 64,
+        tos,
+        id: 0,
+        dont_fragment: true,
+        total_len: udp_len + 20,
+    };
+    let udp = net::udp::header(TUNNEL_PORT, TUNNEL_PORT, udp_len, 0);
+    [&ethernet.to_bytes()[..], &ip.to_bytes(), &udp, packet].concat()
 }
 
 pub fn mac(ifindex: u32) -> Mac {
