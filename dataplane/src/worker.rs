@@ -28,7 +28,7 @@ use crate::uplink::{Push, Received, Uplink};
 const BURST: usize = 64;
 /// While others keep the worker busy, an empty TAP is asked again after so many µs: asking takes a system call, which
 /// costs as much as several packets.
-const HOST_US: u64 = 20;
+const HOST_US: u64 = 50;
 /// Empty rounds before a worker that may sleep does. Polling a little longer than one round trip through the kernel
 /// spares a wake-up per packet of a conversation.
 const EMPTY_ROUNDS: u32 = 16;

@@ -31,6 +31,27 @@ pub(super) fn tuple(packet: &Packet) -> Tuple {
     }
 }
 
+/// What came of opening a flow.
+pub(super) enum Begun {
+    /// It is open.
+    Flow {
+        /// Its client's direction.
+        place: Place,
+        /// The backend that was picked.
+        reference: BackendRef,
+        /// The same as a value.
+        backend: Backend,
+        /// Who picked.
+        policy: policy::Policy,
+        /// Among how many turns.
+        turns: usize,
+    },
+    /// The service has none.
+    NoBackend,
+    /// Every backend's answers would be taken for another flow's.
+    Ambiguous,
+}
+
 /// One family's address of a backend; unspecified where it has none.
 pub(super) fn family(value: (u32, Address), v4: bool) -> Address {
     match (v4, value.0) {
@@ -96,14 +117,40 @@ impl<O: Output> Pipeline<'_, O> {
         }
     }
 
-    // Picks a backend and opens the flow to it. A backend whose answers could not be told from another flow's is
-    // passed over.
     fn open(&mut self, packet: Packet, key: &Tuple, own: Address, service: u32, set: u32) {
-        let v4 = own.is_v4();
+        match self.begin_flow(key, service, set) {
+            Begun::Flow {
+                place,
+                reference,
+                backend,
+                policy,
+                turns,
+            } => {
+                self.counters
+                    .tally
+                    .count_service(service, OfService::Packets);
+                self.time_handshake(&packet, place, reference, false);
+                let picked = Note::Picked {
+                    policy,
+                    backend: reference.id,
+                    turns,
+                };
+                self.note(&packet.mbuf, picked);
+                self.translate(packet, own, reference.id, &backend);
+            }
+            Begun::NoBackend => self.unreachable(packet, Counter::NoBackend),
+            Begun::Ambiguous => self.drop(packet.mbuf, Counter::Ambiguous),
+        }
+    }
+
+    /// Picks a backend and opens the flow to it, and counts that. A backend whose answers could not be told from another
+    /// flow's is passed over.
+    pub(super) fn begin_flow(&mut self, key: &Tuple, service: u32, set: u32) -> Begun {
+        let v4 = key.source.is_v4();
         let set = BackendSet::at(&self.tables.arena, set);
         let mut ambiguous: ArrayVec<u32, 8> = ArrayVec::new();
         let Some(policy) = set.policy() else {
-            return self.unreachable(packet, Counter::NoBackend);
+            return Begun::NoBackend;
         };
         let (known, tally) = (self.known(), &self.counters.tally);
         loop {
@@ -124,8 +171,8 @@ impl<O: Output> Pipeline<'_, O> {
             let Some((reference, backend)) = picked else {
                 tally.count_service(service, OfService::Refused);
                 return match ambiguous.is_empty() {
-                    true => self.unreachable(packet, Counter::NoBackend),
-                    false => self.drop(packet.mbuf, Counter::Ambiguous),
+                    true => Begun::NoBackend,
+                    false => Begun::Ambiguous,
                 };
             };
             let reverse = Tuple {
@@ -138,20 +185,18 @@ impl<O: Output> Pipeline<'_, O> {
             if let Ok(place) = self.shard.open(key, reference, &reverse, self.now) {
                 self.shard.set_service(place, service);
                 tally.count_service(service, OfService::Opened);
-                tally.count_service(service, OfService::Packets);
-                self.time_handshake(&packet, place, reference, false);
                 self.counters.count(Counter::FlowsOpened);
-                let picked = Note::Picked {
+                return Begun::Flow {
+                    place,
+                    reference,
+                    backend,
                     policy,
-                    backend: reference.id,
                     turns: set.len(),
                 };
-                self.note(&packet.mbuf, picked);
-                return self.translate(packet, own, reference.id, &backend);
             }
             if ambiguous.try_push(reference.id).is_err() {
                 tally.count_service(service, OfService::Refused);
-                return self.drop(packet.mbuf, Counter::Ambiguous);
+                return Begun::Ambiguous;
             }
         }
     }

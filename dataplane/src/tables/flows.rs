@@ -7,7 +7,8 @@
 //! A slot's home is given by the hash of its key. If another flow sits there, the rest of the home's bucket (8
 //! slots) and then a second bucket are used, and the home notes with a bit for each of these places where it sent
 //! keys: a lookup touches its home and, nearly always, one place more at the most. When both buckets are full, the flow
-//! that would expire first is given up (`evicted` counts them): bounded memory, and established TCP goes last.
+//! that would expire first is given up (`evicted` counts them): bounded memory, and established TCP goes last. A byte
+//! for each slot says how long it is needed, so that a free place or a victim is found without a look at the slots.
 //!
 //! The shard is written by its worker alone. It lies in the shared mapping (`region`), so everything is a word, and
 //! the word that makes a slot valid is written last.
@@ -18,7 +19,7 @@ use net::address::Address;
 use net::packet::{Protocol, TcpFlags};
 use net::plain::{V4, V6};
 
-use super::region::{BackendRef, SLOT_WORDS};
+use super::region::{BackendRef, SLOT_WORDS, shard_words};
 use super::{SALT, halves, high32, join, low32, mix, word};
 use crate::tally::Tally;
 
@@ -40,6 +41,14 @@ const EMPTY: u8 = 0;
 const FORWARD: u8 = 1;
 const REVERSE: u8 = 2;
 const DIRECTION: u8 = 3;
+
+/// The longest timeout.
+const LONGEST: u32 = 7440;
+const AGES: u32 = 255;
+/// The longest timeout in steps, and one for the step that has begun.
+const FARTHEST: u8 = 233;
+/// Victims that are looked at before one is given up.
+const TRIES: usize = 4;
 
 const LIVE: usize = 0;
 const EVICTED: usize = 1;
@@ -94,7 +103,7 @@ impl Phase {
 /// (5 min), ICMP: RFC 5508 (60 s).
 fn timeout(protocol: Protocol, phase: Phase) -> u32 {
     match (protocol, phase) {
-        (Protocol::TCP | Protocol::SCTP, Phase::Established | Phase::HalfClosed) => 7440,
+        (Protocol::TCP | Protocol::SCTP, Phase::Established | Phase::HalfClosed) => LONGEST,
         (Protocol::TCP | Protocol::SCTP, Phase::Opening | Phase::Closed) => 240,
         (Protocol::ICMP | Protocol::ICMPV6, _) => 60,
         _ => 300,
@@ -111,6 +120,27 @@ impl Timeout {
     #[must_use]
     pub fn of(protocol: Protocol) -> Self {
         Self(timeout(protocol, Phase::Established))
+    }
+}
+
+/// Which of 255 steps of 32 seconds an expiry lies in, counted from 1: enough to tell the longest timeout from one that
+/// is over.
+#[allow(clippy::cast_possible_truncation)] // below 255
+fn age(expires: u32) -> u8 {
+    ((expires >> 5) % AGES) as u8 + 1
+}
+
+/// How much longer an age lives than what is over at the age of now, which is 1; a free slot's is 0.
+#[inline(always)]
+const fn rank(of: u8, now: u8) -> u8 {
+    // Ages are counted round, and 0 is none of them.
+    let ahead = of.wrapping_sub(now).wrapping_sub((of < now) as u8);
+    if of == 0 {
+        0
+    } else if ahead > FARTHEST {
+        1
+    } else {
+        ahead + 2
     }
 }
 
@@ -161,6 +191,8 @@ pub enum Refused {
 pub struct Shard<'a> {
     header: &'a [AtomicU64],
     slots: &'a [[AtomicU64; SLOT_WORDS]],
+    /// A word for each bucket, a byte for each slot: 0 for a free one, else its age.
+    ages: &'a [AtomicU64],
     mask: usize,
     seed: u64,
     tally: Option<&'a Tally>,
@@ -171,14 +203,17 @@ const NOTED: u64 = 1 << 32;
 const SERVICE_SHIFT: u32 = 40;
 
 impl<'a> Shard<'a> {
-    /// Over a shard's header and slots; the number of slots must be a power of two, at least 8.
+    /// Over a shard's header, and its slots with their ages ([`shard_words`]); the number of slots must be a power of
+    /// two, at least 8.
     #[must_use]
-    pub fn new((header, slots): (&'a [AtomicU64], &'a [AtomicU64]), seed: u64) -> Self {
+    pub fn new((header, words): (&'a [AtomicU64], &'a [AtomicU64]), seed: u64) -> Self {
+        let count = (words.len() / shard_words(BUCKET) * BUCKET).max(1);
+        let (slots, ages) = words.split_at_checked(count * SLOT_WORDS).unwrap_or((words, &[]));
         let (slots, _) = slots.as_chunks();
-        let count = slots.len().max(1);
         Self {
             header,
             slots,
+            ages,
             mask: count - 1,
             seed,
             tally: None,
@@ -343,10 +378,29 @@ impl<'a> Shard<'a> {
         high32(w[6].load(Ordering::Relaxed))
     }
 
-    fn set_expires(w: &[AtomicU64; SLOT_WORDS], at: u32) {
+    #[inline(always)]
+    fn set_expires(&self, at: usize, w: &[AtomicU64; SLOT_WORDS], when: u32) {
         let old = w[6].load(Ordering::Relaxed);
-        if high32(old) != at {
-            w[6].store(word(at, low32(old)), Ordering::Relaxed);
+        if high32(old) != when {
+            w[6].store(word(when, low32(old)), Ordering::Relaxed);
+            if age(high32(old)) != age(when) {
+                self.set_age(at, age(when));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn age_of(&self, at: usize) -> u8 {
+        self.ages.get((at & self.mask) / BUCKET).map_or(0, |word| {
+            word.load(Ordering::Relaxed).to_ne_bytes()[at % BUCKET]
+        })
+    }
+
+    fn set_age(&self, at: usize, age: u8) {
+        if let Some(word) = self.ages.get((at & self.mask) / BUCKET) {
+            let mut ages = word.load(Ordering::Relaxed).to_ne_bytes();
+            ages[at % BUCKET] = age;
+            word.store(u64::from_ne_bytes(ages), Ordering::Relaxed);
         }
     }
 
@@ -371,7 +425,8 @@ impl<'a> Shard<'a> {
         };
         let rest = w[4].load(Ordering::Relaxed);
         if rest >> OWN_SHIFT == tag.0 && key.is_in(w) {
-            return Self::pass(w, rest, timeout, now).map_or(Look::Rare, Look::Passed);
+            let passed = self.pass(home.0 as usize, w, timeout, now);
+            return passed.map_or(Look::Rare, Look::Passed);
         }
         let bits = rest & AWAY_MASK;
         if bits == 0 {
@@ -402,8 +457,8 @@ impl<'a> Shard<'a> {
             if let Some(w) = self.slot(at)
                 && Self::holds(w, key, tag)
             {
-                let rest = w[4].load(Ordering::Relaxed);
-                return Self::pass(w, rest, timeout, now).map_or(Look::Rare, Look::Passed);
+                let passed = self.pass(at, w, timeout, now);
+                return passed.map_or(Look::Rare, Look::Passed);
             }
             bits &= bits - 1;
         }
@@ -414,19 +469,20 @@ impl<'a> Shard<'a> {
     // `touch` do for a flow whose direction has long been open. `None` for any other.
     #[inline(always)]
     fn pass(
+        &self,
+        at: usize,
         w: &[AtomicU64; SLOT_WORDS],
-        rest: u64,
         Timeout(timeout): Timeout,
         now: u32,
     ) -> Option<Passed> {
         let old = w[6].load(Ordering::Relaxed);
-        if rest & PHASE_MASK != (Phase::Established as u64) << PHASE_SHIFT || high32(old) < now {
+        if w[4].load(Ordering::Relaxed) & PHASE_MASK != (Phase::Established as u64) << PHASE_SHIFT || high32(old) < now {
             return None;
         }
         let end = now + timeout;
         let refreshed = high32(old) != end;
         if refreshed {
-            w[6].store(word(end, low32(old)), Ordering::Relaxed);
+            self.set_expires(at, w, end);
         }
         Some(Passed {
             backend: BackendRef::from_word(w[5].load(Ordering::Relaxed)),
@@ -520,7 +576,7 @@ impl<'a> Shard<'a> {
             phase = Phase::Established;
             Self::set_phase(w, phase);
         }
-        Self::set_expires(w, now + timeout(protocol, phase));
+        self.set_expires(place.0 as usize, w, now + timeout(protocol, phase));
     }
 
     #[cold]
@@ -539,10 +595,8 @@ impl<'a> Shard<'a> {
         Self::set_phase(w, phase);
         if let (true, Some(p)) = (both, peer) {
             Self::set_phase(p, Phase::Closed);
-            Self::set_expires(
-                p,
-                Self::expires(p).min(now + timeout(Protocol::TCP, Phase::Closed)),
-            );
+            let end = Self::expires(p).min(now + timeout(Protocol::TCP, Phase::Closed));
+            self.set_expires(Self::peer(w), p, end);
         }
         phase
     }
@@ -614,35 +668,101 @@ impl<'a> Shard<'a> {
     fn take(&self, tuple: &Tuple, direction: u8, pinned: usize, now: u32) -> usize {
         let homes = self.homes(self.hash(tuple, direction));
         let home = homes.0;
-        let free =
-            |at: usize| at != pinned && self.slot(at).is_some_and(|w| Self::direction(w) == EMPTY);
+        let free = |at: usize| at != pinned && self.age_of(at) == 0;
         if free(home) {
             return home;
         }
-        let candidates = || (0..AWAY).map(|k| Self::away(homes, k));
-        let at = candidates().find(|&at| free(at)).unwrap_or_else(|| {
-            let soonest = std::iter::once(home)
-                .chain(candidates())
-                .filter(|&at| at != pinned && self.slot(at).is_none_or(|w| Self::peer(w) != pinned))
-                .min_by_key(|&at| self.slot(at).map_or(u32::MAX, |w| self.end_of(w)))
-                .unwrap_or(home);
-            if self.slot(soonest).is_some_and(|w| self.end_of(w) >= now) {
-                self.count(EVICTED, 1);
-            }
-            self.remove(Self::place(soonest));
-            soonest
-        });
+        let at = match self.soonest(homes, now, pinned) {
+            at if free(at) => at,
+            _ => self.evict(homes, pinned, now),
+        };
         self.note_away(homes, at, true);
         at
     }
 
+    // Of both buckets, the place that is free, or whose flow would end first as far as its age tells.
+    #[inline(always)]
+    fn soonest(&self, (home, second): (usize, usize), now: u32, pinned: usize) -> usize {
+        let present = age(now);
+        let of = |at: usize| {
+            self.ages
+                .get((at & self.mask) / BUCKET)
+                .map_or([u8::MAX; BUCKET], |w| w.load(Ordering::Relaxed).to_ne_bytes())
+        };
+        let (near, far) = (of(home), of(second));
+        let (near_at, far_at) = (home & !(BUCKET - 1), second & !(BUCKET - 1));
+        let mut best = (u8::MAX, home);
+        for (first, ages) in [(near_at, near), (far_at, far)] {
+            for (at, age) in (first..).zip(ages) {
+                let rank = rank(age, present);
+                // The second bucket's last place is out of a home's reach.
+                if rank < best.0 && at != pinned && (at != far_at + BUCKET - 1 || near_at == far_at)
+                {
+                    best = (rank, at);
+                }
+            }
+        }
+        best.1
+    }
+
+    /// Asks for the slot that a key of this home would be given now, were it not there yet.
+    #[inline]
+    pub fn foresee(&self, Home(home): Home, now: u32) -> Place {
+        let home = home as usize;
+        let at = match self.age_of(home) {
+            0 => home,
+            _ => self.soonest((home, self.second(home)), now, usize::MAX),
+        };
+        self.prefetch(Self::place(at));
+        Self::place(at)
+    }
+
+    /// Asks for what giving up the flow in a slot will touch.
+    #[inline]
+    pub fn foresee_end(&self, place: Place) {
+        let at = place.0 as usize;
+        if let Some(w) = self.slot(at)
+            && Self::direction(w) != EMPTY
+        {
+            self.prefetch(Self::place(Self::peer(w)));
+            let home = self.home(self.hash(&Self::tuple(w), Self::direction(w)));
+            self.prefetch(Self::place(home));
+        }
+    }
+
+    // Gives up the flow that would end first.
+    #[inline(never)]
+    fn evict(&self, homes: (usize, usize), pinned: usize, now: u32) -> usize {
+        let mut victim = homes.0;
+        for _ in 0..TRIES {
+            victim = self.soonest(homes, now, pinned);
+            let Some(w) = self.slot(victim) else { break };
+            // One direction may be silent for ever while the other lives.
+            let end = self.end_of(w);
+            if age(end) == age(Self::expires(w)) || end == Self::expires(w) {
+                break;
+            }
+            self.set_expires(victim, w, end);
+        }
+        if self.slot(victim).is_some_and(|w| self.end_of(w) >= now) {
+            self.count(EVICTED, 1);
+        }
+        self.remove(Self::place(victim));
+        victim
+    }
+
     // Notes at a home that its key lies at `at`, or does no more.
     fn note_away(&self, homes: (usize, usize), at: usize, there: bool) {
-        let Some(w) = self.slot(homes.0).filter(|_| at != homes.0) else {
+        let (home, second) = homes;
+        let Some(w) = self.slot(home).filter(|_| at != home) else {
             return;
         };
         // Where both buckets are one, a place has two numbers; the first counts.
-        let Some(k) = (0..AWAY).find(|&k| Self::away(homes, k) == at) else {
+        let k = if at / BUCKET == home / BUCKET {
+            at.wrapping_sub(home + 1) % BUCKET
+        } else if at / BUCKET == second / BUCKET {
+            at % BUCKET + BUCKET - 1
+        } else {
             return;
         };
         let old = w[4].load(Ordering::Relaxed);
@@ -651,7 +771,7 @@ impl<'a> Shard<'a> {
         } else {
             old & !(1 << k)
         };
-        w[4].store(new, Ordering::Release);
+        w[4].store(new & AWAY_MASK | old & !AWAY_MASK, Ordering::Release);
     }
 
     // When the whole flow ends: at the later of its two directions.
@@ -679,6 +799,7 @@ impl<'a> Shard<'a> {
         w[5].store(backend.to_word(), Ordering::Relaxed);
         w[6].store(word(expires, peer as u32), Ordering::Relaxed);
         w[7].store(0, Ordering::Relaxed);
+        self.set_age(at, age(expires));
         w[4].store(
             (Self::tag(tuple, direction).0 << OWN_SHIFT) | Self::sent_away(w),
             Ordering::Release,
@@ -712,6 +833,7 @@ impl<'a> Shard<'a> {
         let direction = Self::direction(w);
         let homes = self.homes(self.hash(&Self::tuple(w), direction));
         w[4].store(Self::sent_away(w), Ordering::Release);
+        self.set_age(at, 0);
         self.note_away(homes, at, false);
     }
 

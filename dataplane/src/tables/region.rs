@@ -14,7 +14,7 @@ use net::address::Address;
 use super::{halves, high32, join, low32, word};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"oakflows");
-const VERSION: u64 = 4;
+const VERSION: u64 = 5;
 const HEADER_WORDS: usize = 64;
 /// Backends that the mapping of a node has room for.
 pub const BACKENDS: usize = 1 << 17;
@@ -28,6 +28,12 @@ const HOST_IN_USE: u64 = 1 << 16;
 pub const SHARD_HEADER_WORDS: usize = 8;
 /// Words of a flow slot: one cache line.
 pub const SLOT_WORDS: usize = 8;
+
+/// Words behind a shard's header: its slots, and a byte for each that says how long its flow lives on.
+#[must_use]
+pub const fn shard_words(slots: usize) -> usize {
+    slots * SLOT_WORDS + slots / 8
+}
 
 /// Sizes of the parts, in entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +80,7 @@ impl Layout {
     fn shard_at(&self, shard: usize) -> usize {
         self.hosts_at()
             + self.hosts * HOST_WORDS
-            + shard * (SHARD_HEADER_WORDS + self.slots * SLOT_WORDS)
+            + shard * (SHARD_HEADER_WORDS + shard_words(self.slots))
     }
 
     fn fingerprint(&self) -> [u64; 4] {
@@ -224,6 +230,23 @@ impl Record<'_> {
     #[must_use]
     pub fn namespace_v4(self) -> u32 {
         high32(self.0[4].load(Ordering::Relaxed))
+    }
+
+    /// Its Instance IPv4 address, 0 where it has none.
+    #[inline(always)]
+    #[must_use]
+    pub fn instance_v4(self) -> u32 {
+        low32(self.0[4].load(Ordering::Relaxed))
+    }
+
+    /// Its Instance IPv6 address, unspecified where it has none.
+    #[inline(always)]
+    #[must_use]
+    pub fn instance_v6(self) -> Address {
+        join(
+            self.0[5].load(Ordering::Relaxed),
+            self.0[6].load(Ordering::Relaxed),
+        )
     }
 
     /// Its namespace IPv6 address, unspecified where it has none.
@@ -404,7 +427,7 @@ impl Region {
         self.seed
     }
 
-    /// The words of one shard: its header, and its slots.
+    /// The words of one shard: its header, and its slots with their ages.
     #[must_use]
     pub fn shard(&self, shard: usize) -> Option<(&[AtomicU64], &[AtomicU64])> {
         if shard >= self.layout.shards {
@@ -412,7 +435,7 @@ impl Region {
         }
         let at = self.layout.shard_at(shard);
         self.words()
-            .get(at..at + SHARD_HEADER_WORDS + self.layout.slots * SLOT_WORDS)
+            .get(at..at + SHARD_HEADER_WORDS + shard_words(self.layout.slots))
             .map(|w| w.split_at(SHARD_HEADER_WORDS))
     }
 

@@ -116,6 +116,14 @@ impl<'a> BackendSet<'a> {
     }
 }
 
+/// Asks for the beginning of the set at `cell`.
+#[inline(always)]
+pub fn prefetch_set(arena: &Arena, cell: u32) {
+    if let Some(words) = arena.cell(cell) {
+        dpdk::prefetch(words);
+    }
+}
+
 impl Members for BackendSet<'_> {
     fn len(&self) -> usize {
         self.words

@@ -15,9 +15,10 @@ use net::plain::{Family, Plain, V4, V6};
 
 use super::{Output, Pipeline};
 use crate::plan::{Range, range};
+use crate::policy::Policy;
 use crate::tables::flows::{Home, Key, Look, Passed, Place, Tag, Timeout};
 use crate::tables::region::{BackendRef, Record};
-use crate::tables::routes::Route;
+use crate::tables::routes::{BackendSet, Members, Route, prefetch_set};
 use crate::tables::slots::AccessSlot;
 
 /// Packets that are worked on together.
@@ -49,6 +50,17 @@ enum Step {
     },
     /// The other end is the backend in this record, which has been asked for.
     Backend(u32),
+    /// The other end is a Service IP, to which it opens a flow.
+    Service {
+        /// The service's number.
+        service: u32,
+        /// The first cell of its backends.
+        set: u32,
+        /// Where its slot will be, as far as can be foreseen.
+        near: Place,
+        /// Where the answers' slot will be.
+        far: Option<Place>,
+    },
 }
 
 /// Which way packets go.
@@ -59,6 +71,8 @@ trait Way {
     fn other<F: Family>(plain: &Plain<F>) -> Address;
     /// The record of the backend that the other end is, if it is one.
     fn backend(route: Route) -> Option<u32>;
+    /// Whether a packet without a flow opens one.
+    const OPENS: bool;
 }
 
 /// From a container to the tunnel.
@@ -68,6 +82,8 @@ struct Outward;
 struct Inward;
 
 impl Way for Outward {
+    const OPENS: bool = true;
+
     #[inline(always)]
     fn tag<F: Key + Family>(plain: &Plain<F>) -> Tag {
         Tag::forward::<F>(plain.ports, plain.protocol)
@@ -88,6 +104,8 @@ impl Way for Outward {
 }
 
 impl Way for Inward {
+    const OPENS: bool = false;
+
     #[inline(always)]
     fn tag<F: Key + Family>(plain: &Plain<F>) -> Tag {
         Tag::reverse::<F>(plain.ports, plain.protocol)
@@ -166,18 +184,27 @@ impl<T> Gathered<T> {
 trait Plane: Family + Key {
     /// Whether the source is the container's own.
     fn is_from(self, port: &AccessSlot) -> bool;
+    /// Whether the container's own Instance IP is known.
+    fn has_instance(port: &AccessSlot) -> bool;
     /// Whether the destination is a Service IP or an Instance IP.
     fn is_semantic(self) -> bool;
     /// From the container's Instance IP to the backend's namespace IP; `None` where one of them is missing.
     fn to_backend(port: &AccessSlot, backend: Record<'_>) -> Option<Self>;
     /// The same with another source.
     fn with_source(self, source: Address) -> Self;
+    /// What a backend's answer to it comes with.
+    fn answered(self, backend: Record<'_>) -> Self;
 }
 
 impl Plane for V4 {
     #[inline(always)]
     fn is_from(self, port: &AccessSlot) -> bool {
         self.source_bits() == port.namespace_v4
+    }
+
+    #[inline(always)]
+    fn has_instance(port: &AccessSlot) -> bool {
+        port.instance_v4 != 0
     }
 
     #[inline(always)]
@@ -195,12 +222,22 @@ impl Plane for V4 {
     fn with_source(self, source: Address) -> Self {
         V4::new(source.v4_bits(), self.destination_bits())
     }
+
+    #[inline(always)]
+    fn answered(self, backend: Record<'_>) -> Self {
+        V4::new(backend.instance_v4(), self.source_bits())
+    }
 }
 
 impl Plane for V6 {
     #[inline(always)]
     fn is_from(self, port: &AccessSlot) -> bool {
         self.0 == port.namespace_v6
+    }
+
+    #[inline(always)]
+    fn has_instance(port: &AccessSlot) -> bool {
+        !port.instance_v6.is_unspecified()
     }
 
     #[inline(always)]
@@ -217,6 +254,11 @@ impl Plane for V6 {
     #[inline(always)]
     fn with_source(self, source: Address) -> Self {
         V6(source, self.1)
+    }
+
+    #[inline(always)]
+    fn answered(self, backend: Record<'_>) -> Self {
+        V6(backend.instance_v6(), self.0)
     }
 }
 
@@ -301,6 +343,7 @@ impl<O: Output> Pipeline<'_, O> {
 
     #[inline(never)]
     fn look_further<W: Way, F: Plane, T>(&self, lanes: &mut [Lane<F, T>]) {
+        let mut opens = false;
         for lane in lanes.iter_mut() {
             let plain = &lane.plain;
             match lane.step {
@@ -334,14 +377,70 @@ impl<O: Output> Pipeline<'_, O> {
         for lane in lanes.iter_mut() {
             if let Step::Node | Step::Chain = lane.step {
                 let route = self.tables.route(W::other(&lane.plain));
-                lane.step = match route.and_then(W::backend) {
-                    Some(id) => {
+                lane.step = match (route.and_then(W::backend), route) {
+                    (Some(id), _) => {
                         self.records.prefetch(id);
                         self.tables.mark_used(id, self.now);
                         Step::Backend(id)
                     }
-                    None => Step::General,
+                    (None, Some(Route::Service { service, set })) if W::OPENS => {
+                        opens = true;
+                        prefetch_set(&self.tables.arena, set);
+                        let near = self.shard.foresee(lane.home, self.now);
+                        Step::Service {
+                            service,
+                            set,
+                            near,
+                            far: None,
+                        }
+                    }
+                    _ => Step::General,
                 };
+            }
+        }
+        if opens {
+            self.foresee::<F, T>(lanes);
+        }
+    }
+
+    /// Asks for all that the opening of flows will touch. Others may come first in the meantime: what is foreseen here
+    /// is decided later.
+    #[inline(never)]
+    fn foresee<F: Plane, T>(&self, lanes: &mut [Lane<F, T>]) {
+        let picks = |service: u32, set: u32| {
+            let set = BackendSet::at(&self.tables.arena, set);
+            let state = self.policy_state.get(service as usize)?;
+            match set.policy()? {
+                Policy::RoundRobin => set.get((*state as usize).checked_rem(set.len())?),
+                _ => None,
+            }
+        };
+        for lane in lanes.iter() {
+            if let Step::Service {
+                service, set, near, ..
+            } = lane.step
+            {
+                self.shard.foresee_end(near);
+                if let Some(backend) = picks(service, set) {
+                    self.records.prefetch(backend.id);
+                }
+            }
+        }
+        for lane in lanes.iter_mut() {
+            if let Step::Service {
+                service, set, far, ..
+            } = &mut lane.step
+                && let Some(record) = picks(*service, *set).and_then(|b| self.records.get(b))
+            {
+                let plain = &lane.plain;
+                let tag = Tag::reverse::<F>(plain.ports.rotate_left(16), plain.protocol);
+                let home = self.shard.seek(&plain.addresses.answered(record), tag);
+                *far = Some(self.shard.foresee(home, self.now));
+            }
+        }
+        for lane in lanes.iter() {
+            if let Step::Service { far: Some(far), .. } = lane.step {
+                self.shard.foresee_end(far);
             }
         }
     }

@@ -6,8 +6,9 @@ use net::plain::{Plain, V4, V6};
 
 use super::{AHEAD, Frames, Gathered, Lane, Lanes, OfPort, Outward, Plane, Step};
 use crate::counters::Counter;
-use crate::pipeline::{GATEWAY_MAC, Output, Pipeline};
-use crate::tables::flows::{Home, Tag};
+use crate::pipeline::semantic::Begun;
+use crate::pipeline::{GATEWAY_MAC, Origin, Output, Pipeline};
+use crate::tables::flows::{Home, Tag, Tuple};
 use crate::tables::region::Location;
 use crate::tables::slots::AccessSlot;
 use crate::tally::OfService;
@@ -172,6 +173,20 @@ impl<O: Output> Pipeline<'_, O> {
                 backend, service, ..
             } if service != 0 => (self.records.get(backend), service),
             Step::Backend(id) => (self.records.at(id), 0),
+            Step::Service { service, set, .. } if F::has_instance(port) => {
+                match self.begin_lane(plain, service, set) {
+                    // A packet before it in this burst has opened it.
+                    None => (None, 0),
+                    Some(Begun::Flow { reference, .. }) => {
+                        self.tables.mark_used(reference.id, self.now);
+                        (self.records.get(reference), service + 1)
+                    }
+                    Some(refused) => {
+                        self.end_refused(frame.into_mbuf(), port, &refused);
+                        return Ok(());
+                    }
+                }
+            }
             _ => (None, 0),
         };
         let way = record.and_then(|record| match record.location() {
@@ -231,5 +246,37 @@ impl<O: Output> Pipeline<'_, O> {
             self.drop(frame.into_mbuf(), Counter::NoMbuf);
         }
         Ok(())
+    }
+
+    #[inline(never)]
+    fn begin_lane<F: Plane>(&mut self, plain: &Plain<F>, service: u32, set: u32) -> Option<Begun> {
+        let [a, b, c, d] = plain.ports.to_be_bytes();
+        let key = Tuple {
+            source: plain.addresses.source(),
+            destination: plain.addresses.destination(),
+            source_port: u16::from_be_bytes([a, b]),
+            destination_port: u16::from_be_bytes([c, d]),
+            protocol: plain.protocol,
+        };
+        match self.shard.forward(&key, self.now) {
+            Some(_) => None,
+            None => Some(self.begin_flow(&key, service, set)),
+        }
+    }
+
+    /// A packet that opens no flow, as the general way ends it.
+    #[cold]
+    #[inline(never)]
+    fn end_refused(&mut self, mut frame: Mbuf, port: &AccessSlot, why: &Begun) {
+        if !frame.advance(ethernet::HEADER_LEN) {
+            return self.drop(frame, Counter::Malformed);
+        }
+        let Some(packet) = self.parse(frame, Origin::Access(port.ifindex)) else {
+            return;
+        };
+        match why {
+            Begun::Ambiguous => self.drop(packet.mbuf, Counter::Ambiguous),
+            _ => self.unreachable(packet, Counter::NoBackend),
+        }
     }
 }

@@ -229,6 +229,7 @@ fn with_an_ethdev_uplink_the_datagram_comes_complete() {
         let words: [_; template::WORDS] = std::array::from_fn(|_| crate::sync::AtomicU64::new(0));
         assert!(template::fill(&words, &hop, (to.into(), 50103), 50103));
         node.workers[0].output.outer = Some(words);
+        node.tables.bump_hosts_version();
         for _ in 0..3 {
             assert!(node.access(C, &sent.build()).is_empty());
             let frame = node.workers[0].output.frames.pop().unwrap();

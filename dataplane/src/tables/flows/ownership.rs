@@ -86,8 +86,10 @@ impl Shard<'_> {
         let Some(w) = self.slot(place.0 as usize) else {
             return;
         };
-        for w in [Some(w), self.slot(Self::peer(w))].into_iter().flatten() {
-            Self::set_expires(w, Self::expires(w).min(at));
+        for slot in [place.0 as usize, Self::peer(w)] {
+            if let Some(w) = self.slot(slot) {
+                self.set_expires(slot, w, Self::expires(w).min(at));
+            }
         }
     }
 }

@@ -60,7 +60,7 @@ impl Shard<'_> {
                 w[4].store(0, Ordering::Relaxed);
             }
         }
-        for word in self.header {
+        for word in self.header.iter().chain(self.ages) {
             word.store(0, Ordering::Relaxed);
         }
         let mut restored = 0;
@@ -72,10 +72,10 @@ impl Shard<'_> {
             restored += 1;
             if let Some(w) = self.slot(place.0 as usize) {
                 Self::set_phase(w, phase.0);
-                Self::set_expires(w, ends.0);
+                self.set_expires(place.0 as usize, w, ends.0);
                 if let Some(p) = self.slot(Self::peer(w)) {
                     Self::set_phase(p, phase.1);
-                    Self::set_expires(p, ends.1);
+                    self.set_expires(Self::peer(w), p, ends.1);
                 }
             }
         }

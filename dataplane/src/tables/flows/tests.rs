@@ -21,7 +21,7 @@ impl Memory {
         let words = |n| (0..n).map(|_| AtomicU64::new(0)).collect();
         Memory {
             header: words(SHARD_HEADER_WORDS),
-            slots: words(SLOTS * SLOT_WORDS),
+            slots: words(shard_words(SLOTS)),
         }
     }
 
