@@ -208,7 +208,9 @@ impl<'a> Shard<'a> {
     #[must_use]
     pub fn new((header, words): (&'a [AtomicU64], &'a [AtomicU64]), seed: u64) -> Self {
         let count = (words.len() / shard_words(BUCKET) * BUCKET).max(1);
-        let (slots, ages) = words.split_at_checked(count * SLOT_WORDS).unwrap_or((words, &[]));
+        let (slots, ages) = words
+            .split_at_checked(count * SLOT_WORDS)
+            .unwrap_or((words, &[]));
         let (slots, _) = slots.as_chunks();
         Self {
             header,
@@ -476,7 +478,9 @@ impl<'a> Shard<'a> {
         now: u32,
     ) -> Option<Passed> {
         let old = w[6].load(Ordering::Relaxed);
-        if w[4].load(Ordering::Relaxed) & PHASE_MASK != (Phase::Established as u64) << PHASE_SHIFT || high32(old) < now {
+        if w[4].load(Ordering::Relaxed) & PHASE_MASK != (Phase::Established as u64) << PHASE_SHIFT
+            || high32(old) < now
+        {
             return None;
         }
         let end = now + timeout;
@@ -687,7 +691,9 @@ impl<'a> Shard<'a> {
         let of = |at: usize| {
             self.ages
                 .get((at & self.mask) / BUCKET)
-                .map_or([u8::MAX; BUCKET], |w| w.load(Ordering::Relaxed).to_ne_bytes())
+                .map_or([u8::MAX; BUCKET], |w| {
+                    w.load(Ordering::Relaxed).to_ne_bytes()
+                })
         };
         let (near, far) = (of(home), of(second));
         let (near_at, far_at) = (home & !(BUCKET - 1), second & !(BUCKET - 1));

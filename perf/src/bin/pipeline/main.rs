@@ -9,6 +9,7 @@
 mod ours;
 mod peers;
 mod plan;
+mod sample;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};

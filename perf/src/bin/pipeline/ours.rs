@@ -9,7 +9,7 @@ use dataplane::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::plan;
+use crate::{plan, sample};
 
 /// What is measured.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
@@ -171,6 +171,9 @@ pub fn run(job: &Job) -> Result<Measured> {
     let packets = sent(&after, job.inward) - sent(&before, job.inward);
     ensure!(packets > 0, "nothing left: {after:?}");
     let opened = total(&after.events, "flows_opened") - total(&before.events, "flows_opened");
+    // Where flows must be given up, or instances go, a flow may go elsewhere.
+    let affinity = job.updates == 0 && job.table >= job.flows as usize;
+    sample::check(&handle, job.inward, affinity).context("a look at what leaves")?;
     #[allow(clippy::cast_precision_loss)] // rates
     let measured = Measured {
         pps: packets as f64 / seconds,
