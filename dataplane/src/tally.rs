@@ -7,9 +7,11 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use net::address::Address;
+
 use crate::policy::Policy;
 use crate::tables::lines::Lines;
-use crate::tables::{SERVICES, SLOTS};
+use crate::tables::{SALT, SERVICES, SLOTS, halves, mix};
 
 /// What is counted of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +52,11 @@ pub struct Tally {
     services: Box<[[AtomicU64; OF_SERVICE]]>,
     ports: Lines,
     policies: [[AtomicU64; 2]; Policy::ALL.len()],
+    /// Flows by their clients, many of which share a word.
+    clients: Box<[AtomicU32]>,
 }
+
+const CLIENTS: usize = 1 << 12;
 
 impl Tally {
     /// With room for so many backends.
@@ -61,6 +67,7 @@ impl Tally {
             services: bytemuck::zeroed_slice_box(SERVICES),
             ports: Lines::new(SLOTS),
             policies: [const { [const { AtomicU64::new(0) }; 2] }; Policy::ALL.len()],
+            clients: bytemuck::zeroed_slice_box(CLIENTS),
         }
     }
 }
@@ -94,6 +101,42 @@ impl Tally {
                 Ordering::Relaxed,
             );
         }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation)] // the upper bits are wanted
+    fn client(&self, client: Address) -> Option<&AtomicU32> {
+        let (high, low) = halves(client);
+        let hash = mix(low ^ SALT[0], high ^ SALT[1]);
+        self.clients.get((hash >> 52) as usize)
+    }
+
+    /// A flow of this client takes place in the table. Only the owning worker may call this.
+    pub(crate) fn client_came(&self, client: Address) {
+        if let Some(word) = self.client(client) {
+            word.store(
+                word.load(Ordering::Relaxed).saturating_add(1),
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// A flow of this client has left the table. Only the owning worker may call this.
+    pub(crate) fn client_went(&self, client: Address) {
+        if let Some(word) = self.client(client) {
+            word.store(
+                word.load(Ordering::Relaxed).saturating_sub(1),
+                Ordering::Relaxed,
+            );
+        }
+    }
+
+    /// Whether the table of this worker may hold flows of this client; never false while it does.
+    #[inline(always)]
+    #[must_use]
+    pub fn may_have_flows(&self, client: Address) -> bool {
+        self.client(client)
+            .is_none_or(|word| word.load(Ordering::Relaxed) != 0)
     }
 
     /// Live flows of this worker to a backend.

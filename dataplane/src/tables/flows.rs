@@ -149,7 +149,7 @@ const fn rank(of: u8, now: u8) -> u8 {
 pub struct Place(u32);
 
 /// Where a key would lie if it were alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Home(u32);
 
 /// What a packet that neither opens nor closes a flow found.
@@ -230,9 +230,11 @@ impl<'a> Shard<'a> {
             for at in 0..shard.slots() {
                 if let Some(w) = shard.slot(at)
                     && Self::direction(w) == FORWARD
-                    && Self::phase(w) != Phase::Closed
                 {
-                    tally.flow_opened(Self::backend_of(w).id);
+                    tally.client_came(Self::tuple(w).source);
+                    if Self::phase(w) != Phase::Closed {
+                        tally.flow_opened(Self::backend_of(w).id);
+                    }
                 }
             }
         }
@@ -406,6 +408,13 @@ impl<'a> Shard<'a> {
         }
     }
 
+    /// Whether there may be flows of this client: where there are none, no packet to it is an answer in one.
+    #[inline(always)]
+    #[must_use]
+    pub fn may_have_flows(&self, client: Address) -> bool {
+        self.tally.is_none_or(|tally| tally.may_have_flows(client))
+    }
+
     /// Hashes a key, and asks for its home.
     #[inline(always)]
     #[must_use]
@@ -539,6 +548,9 @@ impl<'a> Shard<'a> {
     #[inline]
     #[must_use]
     pub fn reverse(&self, tuple: &Tuple, now: u32) -> Option<(Place, BackendRef, Address)> {
+        if !self.may_have_flows(tuple.destination) {
+            return None;
+        }
         let place = self.find(tuple, REVERSE)?;
         let w = self.slot(place)?;
         let peer = self.slot(Self::peer(w))?;
@@ -663,6 +675,7 @@ impl<'a> Shard<'a> {
         self.write(far, reverse, REVERSE, backend, near, expires);
         self.count(LIVE, 1);
         if let Some(tally) = self.tally {
+            tally.client_came(forward.source);
             tally.flow_opened(backend.id);
         }
         Ok(Self::place(near))
@@ -823,6 +836,13 @@ impl<'a> Shard<'a> {
         let peer = Self::peer(w);
         if Self::phase(w) != Phase::Closed {
             self.uncount(w);
+        }
+        if let Some(tally) = self.tally {
+            let tuple = Self::tuple(w);
+            tally.client_went(match Self::direction(w) {
+                FORWARD => tuple.source,
+                _ => tuple.destination,
+            });
         }
         self.erase(place.0 as usize);
         if self

@@ -28,11 +28,12 @@ struct Around {
     slot: u32,
 }
 
-/// The slot that the last packet was for: the next one is mostly for the same.
+/// The container that the last packet was for, its slot, and whether it may have flows: the next one is mostly for the
+/// same.
 #[derive(Clone, Copy, Debug, Default)]
-struct LastSlot<F>(Option<(F, u32)>);
+struct Last(Option<(Address, u32, bool)>);
 
-type Gathering = (Gathered<Around>, LastSlot<Address>);
+type Gathering = (Gathered<Around>, Last);
 
 /// How a container's frames begin, but for the addresses.
 const fn ethertype<F: Family>() -> EtherType {
@@ -73,7 +74,7 @@ impl<O: Output> Pipeline<'_, O> {
         for frame in frames.as_slice().iter().take(AHEAD) {
             frame.prefetch_data();
         }
-        let mut gathering: Gathering = (Gathered::new(), LastSlot(None));
+        let mut gathering: Gathering = (Gathered::new(), Last(None));
         let mut plain = 0;
         while let Some(frame) = frames.next() {
             if let Some(frame) = frames.as_slice().get(AHEAD) {
@@ -125,15 +126,11 @@ impl<O: Output> Pipeline<'_, O> {
         };
         match l3.first().map(|b| b >> 4) {
             Some(4) => match self.read_in::<V4>(l3, &outer, last) {
-                Some((plain, home, slot)) => {
-                    self.enlist_in(frame, plain, home, (&outer, slot), &mut gathered.v4)
-                }
+                Some(lane) => self.enlist_in(frame, lane, &mut gathered.v4),
                 None => Err(frame.into_mbuf()),
             },
             Some(6) => match self.read_in::<V6>(l3, &outer, last) {
-                Some((plain, home, slot)) => {
-                    self.enlist_in(frame, plain, home, (&outer, slot), &mut gathered.v6)
-                }
+                Some(lane) => self.enlist_in(frame, lane, &mut gathered.v6),
                 None => Err(frame.into_mbuf()),
             },
             _ => Err(frame.into_mbuf()),
@@ -145,44 +142,54 @@ impl<O: Output> Pipeline<'_, O> {
         &self,
         l3: &[u8],
         outer: &Plain<V4>,
-        last: &mut LastSlot<Address>,
-    ) -> Option<(Plain<F>, Home, u32)> {
+        last: &mut Last,
+    ) -> Option<Lane<F, Around>> {
         let plain = F::parse(l3, l3.len())?;
         if plain.protocol != Protocol::UDP
             || plain.total_len > self.settings.mtu
-            || ecn::decapsulate(plain.tos, outer.tos) != Some(plain.tos)
+            || (outer.tos & 3 != 0 && ecn::decapsulate(plain.tos, outer.tos) != Some(plain.tos))
         {
             return None;
         }
         let destination = plain.addresses.destination();
-        let slot = match last.0 {
-            Some((same, slot)) if same == destination => slot,
+        let (slot, client) = match last.0 {
+            Some((same, slot, client)) if same == destination => (slot, client),
             _ => match self.tables.route(destination) {
                 Some(Route::Local(slot)) => {
-                    *last = LastSlot(Some((destination, slot)));
-                    slot
+                    let client = self.shard.may_have_flows(destination);
+                    *last = Last(Some((destination, slot, client)));
+                    (slot, client)
                 }
                 _ => return None,
             },
         };
-        let tag = Tag::reverse::<F>(plain.ports, plain.protocol);
-        Some((plain, self.shard.seek(&plain.addresses, tag), slot))
+        let (home, step) = if client {
+            let tag = Tag::reverse::<F>(plain.ports, plain.protocol);
+            (self.shard.seek(&plain.addresses, tag), Step::Home)
+        } else {
+            self.tables.routes.seek(plain.addresses.source());
+            (Home::default(), Step::Chain)
+        };
+        let from = outer.addresses.source_bits();
+        Some(Lane {
+            plain,
+            home,
+            step,
+            rest: Around { from, slot },
+        })
     }
 
     #[inline(always)]
     fn enlist_in<F: Plane>(
         &mut self,
         frame: Sole,
-        plain: Plain<F>,
-        home: Home,
-        (outer, slot): (&Plain<V4>, u32),
+        lane: Lane<F, Around>,
         lanes: &mut Lanes<F, Around>,
     ) -> Result<(), Mbuf> {
         if lanes.frames.is_full() {
             self.go_lanes_in(lanes);
         }
-        let from = outer.addresses.source_bits();
-        lanes.push(frame, plain, home, Around { from, slot })
+        lanes.push(frame, lane)
     }
 
     #[inline(always)]

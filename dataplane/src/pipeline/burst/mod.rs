@@ -150,13 +150,7 @@ impl<F: Family, T> Lanes<F, T> {
 
     /// There must be room.
     #[inline(always)]
-    fn push(&mut self, frame: Sole, plain: Plain<F>, home: Home, rest: T) -> Result<(), Mbuf> {
-        let lane = Lane {
-            plain,
-            home,
-            step: Step::Home,
-            rest,
-        };
+    fn push(&mut self, frame: Sole, lane: Lane<F, T>) -> Result<(), Mbuf> {
         let pushed = self.frames.try_push(frame);
         pushed.map_err(|full| full.element().into_mbuf())?;
         // Both have the same room.
@@ -300,6 +294,10 @@ impl<O: Output> Pipeline<'_, O> {
     fn look<W: Way, F: Plane, T>(&self, lanes: &mut [Lane<F, T>]) {
         let mut further = false;
         for lane in lanes.iter_mut() {
+            if !matches!(lane.step, Step::Home) {
+                further = true;
+                continue;
+            }
             let plain = &lane.plain;
             let timeout = Timeout::of(plain.protocol);
             let look = self.shard.look(

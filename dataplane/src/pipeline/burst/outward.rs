@@ -127,7 +127,13 @@ impl<O: Output> Pipeline<'_, O> {
             self.go_lanes(lanes, port);
         }
         frame.prefetch_front(ethernet::HEADER_LEN, template::LEN);
-        lanes.push(frame, plain, home, ())
+        let lane = Lane {
+            plain,
+            home,
+            step: Step::Home,
+            rest: (),
+        };
+        lanes.push(frame, lane)
     }
 
     #[inline(always)]
