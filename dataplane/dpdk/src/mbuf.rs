@@ -235,9 +235,11 @@ impl Mbuf {
     #[must_use]
     pub fn is_plain(&self) -> bool {
         let head = self.head();
-        field!(head, ol_flags) & offload::REQUESTS == 0
+        // SAFETY: the header is live, and other threads access this field only atomically.
+        let count = unsafe { AtomicU16::from_ptr(&raw mut (*head.0.as_ptr()).refcnt) };
+        field!(head, ol_flags) & (offload::REQUESTS | FOREIGN) == 0
             && field!(head, nb_segs) == 1
-            && head.exclusive()
+            && count.load(Ordering::Acquire) == 1
     }
 
     /// The bytes of each segment in order; some may be empty.

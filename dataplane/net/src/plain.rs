@@ -89,12 +89,16 @@ impl Family for V4 {
 
     #[inline(always)]
     fn parse(l3: &[u8], pkt_len: usize) -> Option<Plain<Self>> {
-        let (bytes, l4) = l3.split_first_chunk::<{ ipv4::HEADER_LEN }>()?;
+        const LEN: usize = ipv4::HEADER_LEN + udp::HEADER_LEN;
+        let head: &[u8; LEN] = l3.first_chunk()?;
+        let bytes: &[u8; ipv4::HEADER_LEN] = head.first_chunk()?;
         let ip = ipv4::Header::of(bytes)?;
         let total_len = ip.total_len();
-        let whole = ip.fragment_word() & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) == 0;
-        if ip.version_and_length() != 0x45
-            || !whole
+        // Version, length of the header, fragmentation: in one look at the words that have them.
+        let first = u64::from_be_bytes(*head.first_chunk()?);
+        const SHAPE: u64 = 0xff00_0000_0000_0000
+            | (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) as u64;
+        if first & SHAPE != 0x4500_0000_0000_0000
             || usize::from(total_len) > pkt_len
             || ip.ttl() < 2
             || ip.sum() != 0xffff
@@ -103,7 +107,8 @@ impl Family for V4 {
         }
         let protocol = Protocol(ip.protocol());
         let len = usize::from(total_len).checked_sub(ipv4::HEADER_LEN)?;
-        let ports = transport(l4, protocol, len)?;
+        let l4 = head.last_chunk::<{ udp::HEADER_LEN }>()?;
+        let ports = transport(l4, l3.get(ipv4::HEADER_LEN..)?, protocol, len)?;
         let [.., a, b, c, d, e, f, g, h] = *bytes;
         Some(Plain {
             addresses: V4(u64::from_be_bytes([a, b, c, d, e, f, g, h])),
@@ -163,7 +168,7 @@ impl Family for V6 {
             return None;
         }
         let protocol = Protocol(ip.next_header());
-        let ports = transport(l4, protocol, len)?;
+        let ports = transport(l4.first_chunk()?, l4, protocol, len)?;
         Some(Plain {
             addresses: V6(source, destination),
             ports,
@@ -207,10 +212,16 @@ const fn word(high: u8, low: u8) -> u16 {
     u16::from_be_bytes([high, low])
 }
 
-/// The ports of the transport header at the start of `l4`, of which the packet says that it has `len` bytes.
+/// The ports of the transport header at the start of `l4`, whose first bytes are `head`, and of which the packet says
+/// that it has `len` bytes.
 #[inline(always)]
-fn transport(l4: &[u8], protocol: Protocol, len: usize) -> Option<u32> {
-    let &[a, b, c, d, e, f, _, _] = l4.first_chunk::<{ udp::HEADER_LEN }>()?;
+fn transport(
+    head: &[u8; udp::HEADER_LEN],
+    l4: &[u8],
+    protocol: Protocol,
+    len: usize,
+) -> Option<u32> {
+    let &[a, b, c, d, e, f, _, _] = head;
     match protocol {
         Protocol::UDP => {
             let claimed = usize::from(word(e, f));
@@ -248,20 +259,16 @@ impl<F: Family> Plain<F> {
     #[inline(always)]
     fn change(&self, l3: &mut [u8], new: F, hop: bool) -> Option<()> {
         let delta = self.addresses.write(l3, new, hop)?;
-        // A UDP datagram without a checksum stays without.
-        let (at, udp) = if self.protocol == Protocol::TCP {
-            (F::HEADER_LEN + 16, false)
+        if self.protocol == Protocol::TCP {
+            let field = l3.get_mut(F::HEADER_LEN + 16..)?.first_chunk_mut::<2>()?;
+            *field = delta.finished(u16::from_be_bytes(*field)).to_be_bytes();
         } else {
-            (F::HEADER_LEN + 6, true)
-        };
-        let field = l3.get_mut(at..)?.first_chunk_mut::<2>()?;
-        let old = u16::from_be_bytes(*field);
-        let follow = if udp {
-            delta.finished_udp(old)
-        } else {
-            delta.finished(old)
-        };
-        *field = follow.to_be_bytes();
+            // A UDP datagram without a checksum stays without.
+            let field = l3.get_mut(F::HEADER_LEN + 6..)?.first_chunk_mut::<2>()?;
+            *field = delta
+                .finished_udp(u16::from_be_bytes(*field))
+                .to_be_bytes();
+        }
         Some(())
     }
 }

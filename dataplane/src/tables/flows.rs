@@ -115,11 +115,15 @@ fn timeout(protocol: Protocol, phase: Phase) -> u32 {
 pub struct Timeout(u32);
 
 impl Timeout {
-    /// Of a protocol.
+    /// Of TCP or UDP.
     #[inline(always)]
     #[must_use]
     pub fn of(protocol: Protocol) -> Self {
-        Self(timeout(protocol, Phase::Established))
+        Self(if protocol == Protocol::TCP {
+            LONGEST
+        } else {
+            timeout(Protocol::UDP, Phase::Established)
+        })
     }
 }
 
