@@ -14,6 +14,11 @@ pub const SMALL_PER_WORKER: u32 = 16_384;
 pub const LARGE_PER_WORKER: u32 = 512;
 /// Large mbufs at least: a pool must hold more than its caches may keep back.
 pub const LARGE_AT_LEAST: u32 = 511;
+/// Small mbufs that a worker keeps at hand: two for each piece of the packets of one round. What does not fit here comes
+/// back last of all from the pool, and cold.
+pub const SMALL_CACHE: u32 = 512;
+/// Large mbufs that a worker keeps at hand.
+pub const LARGE_CACHE: u32 = 256;
 /// Data room of a small mbuf.
 pub const SMALL_ROOM: u16 = 2048 + dpdk::HEADROOM;
 /// Data room of a large mbuf.

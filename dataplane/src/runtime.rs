@@ -129,8 +129,8 @@ fn open_region(config: &Config) -> Result<Region, StartError> {
     Ok(region)
 }
 
-fn pool(name: &str, count: u32, room: u16) -> Result<Mempool, StartError> {
-    Mempool::create(name, count, 256, room, None).map_err(|e| StartError::Memory(e.to_string()))
+fn pool(name: &str, count: u32, cache: u32, room: u16) -> Result<Mempool, StartError> {
+    Mempool::create(name, count, cache, room, None).map_err(|e| StartError::Memory(e.to_string()))
 }
 
 /// Each worker's uplink, the ethdev port if it is one, and what keeps the tunnel port ours.
@@ -237,11 +237,13 @@ impl Dataplane {
             small: pool(
                 "oak_small",
                 config.packets.max(memory::SMALL_PER_WORKER) * workers - 1,
+                memory::SMALL_CACHE,
                 memory::SMALL_ROOM,
             )?,
             large: pool(
                 "oak_large",
                 (memory::LARGE_PER_WORKER * workers - 1).max(memory::LARGE_AT_LEAST),
+                memory::LARGE_CACHE,
                 memory::LARGE_ROOM,
             )?,
         };

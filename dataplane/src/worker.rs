@@ -6,7 +6,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use dpdk::{Burst, Mbuf, Mempool, RingReceiver, RingSender};
-use kernel_port::{TapPort, Waiter, Waker};
+use kernel_port::{COALESCED, TapPort, Waiter, Waker};
 use net::address::Address;
 use net::ethernet::Mac;
 
@@ -26,11 +26,14 @@ use crate::uplink::{Push, Uplink};
 
 /// Packets taken from one port in one round.
 const BURST: usize = 64;
+/// Packets taken from a `socket` uplink in one round, about: those of four datagrams that the kernel put together, so that
+/// a stream is joined again to what it was cut from.
+const DATAGRAMS: usize = 128;
 /// Access ports that one round may take a burst from: the packet socket, and as many as DPDK has.
 const PORTS: usize = 33;
-/// While others keep the worker busy, an empty TAP is asked again after so many µs: asking takes a system call, which
-/// costs as much as several packets.
-const HOST_US: u64 = 20;
+/// While others keep the worker busy, an empty TAP or UDP socket is asked again after so many µs: asking takes a system
+/// call, which costs as much as several packets.
+const AGAIN_US: u64 = 20;
 /// Empty rounds before a worker that may sleep does. Polling a little longer than one round trip through the kernel
 /// spares a wake-up per packet of a conversation.
 const EMPTY_ROUNDS: u32 = 16;
@@ -317,15 +320,15 @@ impl Worker {
             return;
         };
         let mut frames: Vec<(Mbuf, u32)> = Vec::with_capacity(BURST * PORTS);
-        let mut datagrams: Vec<(Mbuf, Address, u8)> = Vec::with_capacity(BURST * 2);
-        let mut joined: Vec<(Mbuf, Address, u8)> = Vec::with_capacity(BURST * 2);
+        let mut datagrams: Vec<(Mbuf, Address, u8)> = Vec::with_capacity(DATAGRAMS + COALESCED);
+        let mut joined: Vec<(Mbuf, Address, u8)> = Vec::with_capacity(DATAGRAMS + COALESCED);
         let mut from_host: Vec<Mbuf> = Vec::with_capacity(BURST * 2);
         let mut handed_over = Burst::<BURST>::new();
         let mut joiner = Joiner::new();
         let tick_cycles = dpdk::cycles_hz() / 1000;
         let (mut next_tick, mut next_show, mut next_drops) = (0, 0, 0);
-        let host_cycles = dpdk::cycles_hz() / 1_000_000 * HOST_US;
-        let mut next_host = 0;
+        let again_cycles = dpdk::cycles_hz() / 1_000_000 * AGAIN_US;
+        let (mut next_uplink, mut next_host) = (0, 0);
         let mut empty_rounds = 0;
         tables.quiescence.wake(me);
         while !self.stop.load(Ordering::Relaxed) {
@@ -362,10 +365,18 @@ impl Worker {
             pipeline.burst_from_access(&mut frames);
 
             // Other nodes.
-            let Ports { uplink, eye, .. } = &mut pipeline.output;
-            work += uplink.receive(&tables, eye.open(), BURST, &mut |received| {
-                datagrams.push(received);
-            });
+            if work == 0 || cycles >= next_uplink || !uplink_sleeps {
+                let Ports { uplink, eye, .. } = &mut pipeline.output;
+                let came = uplink.receive(&tables, eye.open(), DATAGRAMS, &mut |received| {
+                    datagrams.push(received);
+                });
+                next_uplink = if came > 0 {
+                    cycles
+                } else {
+                    cycles + again_cycles
+                };
+                work += came;
+            }
             pipeline.output.report_paths();
             pipeline.output.count_unusable();
             for (mbuf, from, tos) in datagrams.drain(..) {
@@ -394,7 +405,7 @@ impl Worker {
                 next_host = if came > 0 {
                     cycles
                 } else {
-                    cycles + host_cycles
+                    cycles + again_cycles
                 };
                 work += came;
             }

@@ -18,7 +18,7 @@ use dpdk::{Burst, Mbuf};
 use libc::c_int;
 
 use crate::filter::{self, Instruction};
-use crate::landing::{Landed, Landings};
+use crate::landing::{LONG_LANDINGS, Landed, Landings};
 use crate::outbox::{Full, Label, Outbox};
 use crate::ring::Ring;
 use crate::syscall::{self, Name};
@@ -30,6 +30,10 @@ pub const MAX_WORKERS: usize = 256;
 
 /// Frames that wait for [`AccessPort::flush`]; pushing one more flushes.
 pub const QUEUE: usize = 128;
+
+/// Bytes of large frames after which [`AccessPort::receive`] stops: what is to be sent on should still be in the cache
+/// that it was received into.
+const LARGE_BYTES: usize = LONG_LANDINGS * 65_536;
 
 /// Interfaces that may refuse within one flush and are told apart.
 const REFUSING: usize = 2 * QUEUE;
@@ -293,9 +297,10 @@ impl AccessPort {
 
     /// Hands at most `limit` waiting frames to `sink`, in the order of their arrival: from the Ethernet
     /// header on, with their [`dpdk::Offload`] set, and the index of the interface that they came by. How
-    /// many these were.
+    /// many these were. Fewer where they are large, though more may wait.
     pub fn receive(&mut self, limit: usize, sink: &mut impl FnMut(Mbuf, u32)) -> usize {
         let mut delivered = 0;
+        let mut bytes = 0;
         // Dropped frames count for the limit too: a call has a bounded length.
         for seen in 0..limit {
             let Some(frame) = self.ring.front() else {
@@ -305,6 +310,10 @@ impl AccessPort {
             };
             let interface = frame.interface;
             let outcome = if frame.status & libc::TP_STATUS_COPY != 0 {
+                if bytes >= LARGE_BYTES {
+                    break;
+                }
+                bytes += frame.length;
                 self.large(limit - seen)
             } else {
                 self.small()
@@ -352,7 +361,7 @@ impl AccessPort {
     fn large(&mut self, limit: usize) -> Result<Mbuf, Reason> {
         if self.next_large == self.landed {
             // Marks in sight mean frames in the queue: as many come by one call.
-            let marked = (0..limit.min(crate::landing::LANDINGS))
+            let marked = (0..limit.min(LONG_LANDINGS))
                 .take_while(|&ahead| {
                     self.ring
                         .status(ahead)

@@ -21,6 +21,10 @@ use crate::{KernelPortError, Pools, vnet};
 /// Packets by one system call. Each may be 64 KB long, so that more would cost memory, not gain time.
 pub(crate) const LANDINGS: usize = 16;
 
+/// Of long packets, as many by one system call as a core's second-level cache holds beside everything else: what has
+/// been copied here is read again at once, for its checksums and to send it on, and from there it is read fastest.
+pub(crate) const LONG_LANDINGS: usize = 4;
+
 const HEADROOM: usize = dpdk::HEADROOM as usize;
 
 /// Bytes for control messages of one packet: traffic class and GRO size, 24 each.
@@ -43,6 +47,8 @@ struct Landing {
     small: Option<Mbuf>,
     large: Option<Mbuf>,
     small_room: usize,
+    /// Its message points at its mbufs, and nothing was received into it.
+    ready: bool,
 }
 
 #[repr(C, align(8))]
@@ -114,6 +120,10 @@ impl Landings {
     /// Gets mbufs for the first `wanted` places; how many have them.
     fn prepare(&mut self, wanted: usize, with_header: bool) -> usize {
         for (index, slot) in self.slots.iter_mut().enumerate().take(wanted) {
+            // Where nothing came, everything is as it was: each port asks in one way only.
+            if slot.ready {
+                continue;
+            }
             if slot.small.is_none() {
                 slot.small = self.pools.small.alloc();
             }
@@ -149,6 +159,7 @@ impl Landings {
                 message.msg_control = self.controls[index].0.as_mut_ptr().cast();
                 message.msg_controllen = CONTROL;
             }
+            slot.ready = true;
         }
         wanted
     }
@@ -178,8 +189,28 @@ impl Landings {
         };
         match usize::try_from(received) {
             Ok(0) => Landed::Nothing,
-            Ok(count) => Landed::Packets(count),
-            Err(_) => failure(),
+            Ok(count) => {
+                self.used(count);
+                Landed::Packets(count)
+            }
+            Err(_) => self.failure(),
+        }
+    }
+
+    /// The first `count` messages must be prepared anew.
+    fn used(&mut self, count: usize) {
+        for slot in self.slots.iter_mut().take(count) {
+            slot.ready = false;
+        }
+    }
+
+    fn failure(&mut self) -> Landed {
+        match io::Error::last_os_error().raw_os_error() {
+            Some(libc::EAGAIN) => Landed::Nothing,
+            _ => {
+                self.used(1);
+                Landed::Failed
+            }
         }
     }
 
@@ -192,11 +223,12 @@ impl Landings {
         let read = unsafe { libc::readv(fd.as_raw_fd(), self.scatters[0].as_ptr(), 3) };
         match u32::try_from(read) {
             Ok(length) => {
+                self.used(1);
                 self.messages[0].msg_len = length;
                 self.messages[0].msg_hdr.msg_flags = 0;
                 Landed::Packets(1)
             }
-            Err(_) => failure(),
+            Err(_) => self.failure(),
         }
     }
 
@@ -254,13 +286,6 @@ impl Landings {
         let message = &self.messages[index].msg_hdr;
         let length = message.msg_controllen.min(CONTROL);
         parse_control(&self.controls[index].0[..length])
-    }
-}
-
-fn failure() -> Landed {
-    match io::Error::last_os_error().raw_os_error() {
-        Some(libc::EAGAIN) => Landed::Nothing,
-        _ => Landed::Failed,
     }
 }
 

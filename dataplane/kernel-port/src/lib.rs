@@ -43,7 +43,7 @@ pub use error::KernelPortError;
 pub use path::path_mtu;
 pub use stats::Named;
 pub use tap::{TapPort, TapStats};
-pub use tunnel::{PathMtu, TunnelOptions, TunnelPort, TunnelStats};
+pub use tunnel::{COALESCED, PathMtu, TunnelOptions, TunnelPort, TunnelStats};
 pub use waiter::{Waiter, Waker, Woken};
 pub use words::SharedWords;
 

@@ -14,7 +14,7 @@ use dpdk::Mbuf;
 use family::Family;
 
 use crate::access::MAX_WORKERS;
-use crate::landing::{LANDINGS, Landed, Landings};
+use crate::landing::{LANDINGS, LONG_LANDINGS, Landed, Landings};
 use crate::syscall::{self, Name};
 use crate::{KernelPortError, Pools, Sent};
 
@@ -24,6 +24,13 @@ pub const QUEUE: usize = 128;
 /// Bytes at the start of each packet of a coalesced datagram that lie in a small mbuf of their own,
 /// writable: more than any chain of headers that the pipeline edits.
 pub const OWN_BYTES: usize = 192;
+
+/// Packets that the kernel puts together into one datagram at most; [`TunnelPort::receive`] may go so far beyond its
+/// limit.
+pub const COALESCED: usize = 64;
+
+/// Bytes from which on a datagram is a long one.
+const LONG: usize = 16 << 10;
 
 /// What the kernel may do to a datagram that is larger than the path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -118,6 +125,8 @@ pub struct TunnelPort {
     cutting: Option<Cutting>,
     /// The family to ask first, so that neither starves the other.
     turn: usize,
+    /// The datagrams of the last system call were long ones.
+    long: bool,
     stats: TunnelStats,
     flushed: Sent,
 }
@@ -167,6 +176,7 @@ impl TunnelPort {
                     cursor: Cursor::default(),
                     cutting: None,
                     turn: 0,
+                    long: false,
                     stats: TunnelStats::default(),
                     flushed: Sent::default(),
                 })
@@ -174,16 +184,19 @@ impl TunnelPort {
             .collect()
     }
 
-    /// Hands at most `limit` inner packets to `sink`, each with its sender and the outer type of service
-    /// or traffic class; how many these were. A packet of a coalesced datagram has its first
-    /// [`OWN_BYTES`] in an mbuf of its own; behind it hangs a shared view of the rest.
+    /// Hands about `limit` inner packets to `sink`, each with its sender and the outer type of service
+    /// or traffic class; how many these were. A coalesced datagram that was begun is handed out to its end, so that
+    /// what belongs together comes together: up to [`COALESCED`] packets beyond the limit. A packet of such a datagram has
+    /// its first [`OWN_BYTES`] in an mbuf of its own; behind it hangs a shared view of the rest.
     pub fn receive(&mut self, limit: usize, sink: &mut impl FnMut(Mbuf, &SocketAddr, u8)) -> usize {
         let mut delivered = self.hand_out(limit, sink);
         let mut quiet = 0;
         while delivered < limit && quiet < self.families.len() {
-            match self.land(limit - delivered) {
+            let most = if self.long { LONG_LANDINGS } else { LANDINGS };
+            let wanted = most.min(limit - delivered);
+            match self.land(wanted) {
                 // More may wait only where the call came back full.
-                Landed::Packets(count) => quiet = if count < LANDINGS { quiet + 1 } else { 0 },
+                Landed::Packets(count) => quiet = if count < wanted { quiet + 1 } else { 0 },
                 Landed::Nothing => quiet += 1,
                 Landed::Failed => {
                     self.stats.receive_failed += 1;
@@ -213,6 +226,7 @@ impl TunnelPort {
         };
         let landed = self.landings.receive(family.socket.as_fd(), wanted, false);
         if let Landed::Packets(datagrams) = landed {
+            self.long = (0..datagrams).any(|index| self.landings.length(index) >= LONG);
             self.cursor = Cursor {
                 datagram: 0,
                 datagrams,
@@ -235,7 +249,7 @@ impl TunnelPort {
 
     fn hand_out(&mut self, limit: usize, sink: &mut impl FnMut(Mbuf, &SocketAddr, u8)) -> usize {
         let mut delivered = 0;
-        while delivered < limit {
+        while delivered < limit || (self.cutting.is_some() && delivered < limit + COALESCED) {
             if let Some(cutting) = &mut self.cutting {
                 match cutting.next(self.landings.pools()) {
                     Cut::Packet(mbuf) => {
