@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use perf::Spread;
 
@@ -38,6 +38,9 @@ struct Arguments {
     /// How long each measurement takes
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     seconds: f64,
+    /// Whom to measure: with fewer, fewer ratios
+    #[arg(long, value_delimiter = ',', default_values_t = PEERS.map(str::to_owned), value_parser = PEERS)]
+    peers: Vec<String>,
     /// How our workers wait: on the ports' descriptors (backoff) or polling without pause (spin)
     #[arg(long, default_value = "backoff", value_parser = ["backoff", "spin"])]
     idle: String,
@@ -87,18 +90,27 @@ const CROWD_BURST: usize = 16;
 const OURS: &str = "ours";
 const KERNEL: &str = "kernel";
 const TESTPMD: &str = "testpmd";
+const PEERS: [&str; 3] = [OURS, KERNEL, TESTPMD];
 
 /// Everything that is measured.
 struct Bench {
     arguments: Arguments,
     kernel: [Way; 2],
     testpmd: Result<[Forwarded; 2], String>,
+    /// Why a peer has no value for some round of the case.
+    failed: BTreeMap<&'static str, String>,
     // Last: it takes all down.
     ours: Ours,
 }
 
-/// Values of each round, by peer.
-type Values<T> = BTreeMap<&'static str, Vec<T>>;
+const NOT_ASKED: &str = "not asked for";
+
+fn asked(arguments: &Arguments, peer: &str) -> bool {
+    arguments.peers.iter().any(|asked| asked == peer)
+}
+
+/// Values by peer and round.
+type Values<T> = BTreeMap<&'static str, BTreeMap<u16, T>>;
 
 impl Bench {
     fn up(arguments: Arguments) -> Result<Bench> {
@@ -112,12 +124,14 @@ impl Bench {
         }
         let testpmd = match testpmd::missing() {
             Some(why) => Err(why.to_owned()),
+            None if !asked(&arguments, TESTPMD) => Err(NOT_ASKED.to_owned()),
             None => Ok(testpmd::lay(means.run)?),
         };
         let mut bench = Bench {
             arguments,
             kernel,
             testpmd,
+            failed: BTreeMap::new(),
             ours,
         };
         let means = bench.ours.means();
@@ -149,9 +163,13 @@ impl Bench {
     ) -> Result<Values<T>> {
         let means = self.ours.means();
         let mut values: Values<T> = BTreeMap::new();
+        self.failed.clear();
         for round in 0..self.arguments.pairs {
             for turn in 0..3 {
-                let peer = [OURS, KERNEL, TESTPMD][usize::from((round + turn) % 3)];
+                let peer = PEERS[usize::from((round + turn) % 3)];
+                if !asked(&self.arguments, peer) {
+                    continue;
+                }
                 say(
                     &self.arguments,
                     &format!(
@@ -170,22 +188,45 @@ impl Bench {
                     }
                     (_, Err(_)) => continue,
                 };
-                let value = value.with_context(|| format!("{} of {peer}", case.name()))?;
-                values.entry(peer).or_default().push(value);
+                match value {
+                    Ok(value) => {
+                        values.entry(peer).or_default().insert(round, value);
+                    }
+                    // A peer's failure is its own; ours is that of the run.
+                    Err(error) if peer != OURS && !journeys::signals::interrupted() => {
+                        self.failed.insert(peer, format!("{error:#}"));
+                    }
+                    Err(error) => {
+                        return Err(error.context(format!("{} of {peer}", case.name())));
+                    }
+                }
             }
         }
         Ok(values)
     }
 
     fn missing(&self) -> BTreeMap<&'static str, String> {
+        let left_out = PEERS
+            .into_iter()
+            .filter(|peer| !asked(&self.arguments, peer))
+            .map(|peer| (peer, NOT_ASKED.to_owned()));
         let why = self.testpmd.as_ref().err();
-        why.map(|why| (TESTPMD, why.clone())).into_iter().collect()
+        left_out
+            .chain(self.failed.clone())
+            .chain(why.map(|why| (TESTPMD, why.clone())))
+            .collect()
     }
 
-    fn row(&self, case: Case, unit: &'static str, values: &Values<f64>, checks: Vec<Check>) -> Row {
+    fn row(
+        &self,
+        case: Case,
+        unit: &'static str,
+        values: &Values<f64>,
+        checks: Vec<Option<Check>>,
+    ) -> Row {
         let spread: BTreeMap<_, _> = values
             .iter()
-            .map(|(&peer, values)| (peer, Spread::of(values.clone())))
+            .map(|(&peer, values)| (peer, Spread::of(values.values().copied().collect())))
             .collect();
         let median = |peer| spread.get(peer).map(|spread: &Spread| spread.median);
         Row {
@@ -197,7 +238,8 @@ impl Bench {
             missing: self.missing(),
             spread,
             further: BTreeMap::new(),
-            checks,
+            // Without the peer there is nothing to reach.
+            checks: checks.into_iter().flatten().collect(),
         }
     }
 
@@ -218,21 +260,11 @@ impl Bench {
                 let values = self.rounds(case, nodes, |way, means| {
                     way.udp(means, seconds, &Sending::ALL)
                 })?;
-                let checks = match nodes {
-                    // Without the peer there is nothing to reach.
-                    0 if self.testpmd.is_err() => Vec::new(),
-                    0 => vec![Check::at_least(
-                        "by testpmd's",
-                        ratios(&values, TESTPMD),
-                        0.9,
-                    )],
-                    _ => vec![Check::at_least(
-                        "by the kernel's",
-                        ratios(&values, KERNEL),
-                        1.2,
-                    )],
+                let check = match nodes {
+                    0 => Check::at_least("by testpmd's", ratios(&values, TESTPMD), 0.9),
+                    _ => Check::at_least("by the kernel's", ratios(&values, KERNEL), 1.2),
                 };
-                Ok(self.row(case, "datagrams/s", &values, checks))
+                Ok(self.row(case, "datagrams/s", &values, vec![check]))
             }
             Case::OneRttP99 | Case::TwoRttP99 => self.round_trips(case, nodes),
             Case::Idle250 => self.idle(case),
@@ -252,7 +284,12 @@ impl Bench {
             ])
         })?;
         let each = |of: fn(&[RoundTrips; 2]) -> f64| -> Values<f64> {
-            let of = |values: &Vec<[RoundTrips; 2]>| values.iter().map(of).collect();
+            let of = |values: &BTreeMap<u16, [RoundTrips; 2]>| {
+                values
+                    .iter()
+                    .map(|(&round, value)| (round, of(value)))
+                    .collect()
+            };
             values
                 .iter()
                 .map(|(&peer, values)| (peer, of(values)))
@@ -278,7 +315,7 @@ impl Bench {
         ] {
             let spreads = values
                 .into_iter()
-                .map(|(peer, values)| (peer, Spread::of(values)));
+                .map(|(peer, values)| (peer, Spread::of(values.into_values().collect())));
             row.further.insert(what, spreads.collect());
         }
         Ok(row)
@@ -335,7 +372,7 @@ impl Bench {
             Check::at_most("% of a core while all are idle", share.clone(), 1.0),
             Check::at_least("busy one: by a node without them", ratios.collect(), 0.95),
         ];
-        let mut row = self.row(case, "% of core", &BTreeMap::from([(OURS, share)]), checks);
+        let mut row = self.row(case, "% of core", &numbered(share), checks);
         for (what, values) in [
             ("datagrams/s of the busy one", with),
             ("on a node without them", without),
@@ -384,7 +421,7 @@ impl Bench {
         }
         let ratios = all.iter().zip(&one).map(|(all, one)| all / one);
         let checks = vec![Check::at_least("by one active", ratios.collect(), 0.8)];
-        let mut row = self.row(case, "datagrams/s", &BTreeMap::from([(OURS, all)]), checks);
+        let mut row = self.row(case, "datagrams/s", &numbered(all), checks);
         let of = BTreeMap::from([(OURS, Spread::of(one))]);
         row.further.insert("one active".into(), of);
         row.missing = alone("it is compared with itself", "it has room for 32 ports");
@@ -398,11 +435,16 @@ fn alone(kernel: &str, testpmd: &str) -> BTreeMap<&'static str, String> {
 
 /// Ours by a peer's, round by round.
 fn ratios(values: &Values<f64>, peer: &str) -> Vec<f64> {
-    let of = |peer: &str| values.get(peer).into_iter().flatten();
-    of(OURS)
-        .zip(of(peer))
-        .map(|(ours, theirs)| ours / theirs)
-        .collect()
+    let (Some(ours), Some(theirs)) = (values.get(OURS), values.get(peer)) else {
+        return Vec::new();
+    };
+    let of = |(round, ours): (&u16, &f64)| Some(ours / theirs.get(round)?);
+    ours.iter().filter_map(of).collect()
+}
+
+/// Of ours alone.
+fn numbered(values: Vec<f64>) -> Values<f64> {
+    BTreeMap::from([(OURS, (0..).zip(values).collect())])
 }
 
 /// Progress, for a person who waits.

@@ -23,28 +23,34 @@ pub struct Check {
 }
 
 impl Check {
-    /// At least so much.
-    pub fn at_least(what: &str, values: Vec<f64>, target: f64) -> Check {
+    /// At least so much; nothing without a value.
+    pub fn at_least(what: &str, values: Vec<f64>, target: f64) -> Option<Check> {
+        if values.is_empty() {
+            return None;
+        }
         let value = Spread::of(values);
-        Check {
+        Some(Check {
             what: what.into(),
             value,
             target,
             at_least: true,
             reached: value.median >= target,
-        }
+        })
     }
 
-    /// At most so much.
-    pub fn at_most(what: &str, values: Vec<f64>, target: f64) -> Check {
+    /// At most so much; nothing without a value.
+    pub fn at_most(what: &str, values: Vec<f64>, target: f64) -> Option<Check> {
+        if values.is_empty() {
+            return None;
+        }
         let value = Spread::of(values);
-        Check {
+        Some(Check {
             what: what.into(),
             value,
             target,
             at_least: false,
             reached: value.median <= target,
-        }
+        })
     }
 }
 
@@ -155,6 +161,9 @@ pub fn print(report: &Report) {
                 paint.plain
             );
             lead = " ".repeat(55);
+        }
+        if row.checks.is_empty() {
+            println!("{lead}");
         }
         for (what, peers) in &row.further {
             let peers: Vec<_> = peers

@@ -2,6 +2,7 @@
 //! every peer, and look at what arrives: a way that delivers something else has no rate.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -19,6 +20,9 @@ const COUNT_PORT: u16 = 9002;
 const PATIENCE: f64 = 20.0;
 /// A load runs so much longer than what is measured under it.
 const AROUND: f64 = 0.6;
+
+/// What is still under way of an earlier load must not be taken for this one's.
+static TAG: AtomicU16 = AtomicU16::new(1);
 
 /// What owns the processes of a measurement.
 #[derive(Clone, Copy)]
@@ -186,8 +190,13 @@ impl Way {
         seconds: f64,
         sending: &Sending,
     ) -> Result<(Process, Process)> {
+        let tag = [
+            "--tag".into(),
+            TAG.fetch_add(1, Ordering::Relaxed).to_string(),
+        ];
         let count = self
             .launch(means, &self.server, "count")
+            .args(tag.clone())
             .args(["--port".into(), COUNT_PORT.to_string()])
             .args(["--seconds".into(), seconds.to_string()])
             .start(means.run)?;
@@ -203,6 +212,7 @@ impl Way {
         };
         let mut blast = self
             .launch(means, from, "blast")
+            .args(tag)
             .args(self.at(COUNT_PORT))
             // Longer than what is counted and its warming up.
             .args(["--seconds".into(), (seconds + 0.5).to_string()])

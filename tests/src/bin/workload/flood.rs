@@ -19,7 +19,7 @@ use crate::datagrams::open;
 
 /// Datagrams handed over by one system call, at most.
 const BURST: usize = 64;
-/// Bytes of a datagram that say which it is: its number, then its sender, big endian.
+/// Bytes of a datagram that say which it is: its number, then the tag of its run and its sender, big endian.
 const LABEL: usize = 12;
 /// The longest datagram.
 const LONGEST: usize = 1400;
@@ -42,6 +42,8 @@ pub struct Blast {
     pub rate: u64,
     /// Datagrams handed over by one system call.
     pub burst: usize,
+    /// Tells this run's datagrams from those of one before that are still under way.
+    pub tag: u16,
     /// A sender in the network namespace of each of these processes; none for one sender here.
     pub inside: Vec<u32>,
 }
@@ -66,7 +68,7 @@ pub fn blast(plan: &Blast) -> Result<Value> {
     let pattern = pattern();
     let mut senders: Vec<(UdpSocket, u32, u64)> = sockets
         .into_iter()
-        .zip(0..)
+        .zip(u32::from(plan.tag) << 16..)
         .map(|(socket, sender)| (socket, sender, 0))
         .collect();
     let mut buffers = [[0; LONGEST]; BURST];
@@ -153,6 +155,7 @@ fn fill(datagram: &mut [u8], sender: u32, number: u64, pattern: &[u8]) {
 
 /// What a receiver has seen.
 struct Tally {
+    tag: u16,
     pattern: Vec<u8>,
     /// The number that each sender's next datagram has, if none is lost.
     next: Vec<u64>,
@@ -163,8 +166,9 @@ struct Tally {
 }
 
 impl Tally {
-    fn new() -> Tally {
+    fn new(tag: u16) -> Tally {
         Tally {
+            tag,
             pattern: pattern(),
             next: vec![0; SENDERS],
             received: 0,
@@ -173,12 +177,20 @@ impl Tally {
         }
     }
 
+    /// Whether it is of another run.
+    fn is_old(&self, datagram: &[u8]) -> bool {
+        datagram.len() >= LABEL && datagram[8..10] != self.tag.to_be_bytes()
+    }
+
     fn see(&mut self, datagram: &[u8]) {
+        if self.is_old(datagram) {
+            return;
+        }
         self.received += 1;
         let parts = datagram.split_first_chunk::<8>();
         let parts = parts.and_then(|(number, rest)| {
             let (sender, body) = rest.split_first_chunk::<4>()?;
-            let sender = usize::try_from(u32::from_be_bytes(*sender)).ok()?;
+            let sender = usize::from(u16::from_be_bytes([sender[2], sender[3]]));
             Some((u64::from_be_bytes(*number), sender, body))
         });
         let Some((number, sender, body)) = parts.filter(|(_, sender, _)| *sender < SENDERS) else {
@@ -198,15 +210,20 @@ impl Tally {
 }
 
 /// Counts for a time that begins a little after the first datagram, and looks at each.
-pub fn count(port: u16, time: Duration) -> Result<Value> {
+pub fn count(port: u16, time: Duration, tag: u16) -> Result<Value> {
     let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).context("opening the port")?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut tally = Tally::new(tag);
     let mut first = [0; LONGEST];
-    socket
-        .recv(&mut first)
-        .context("waiting for the first datagram")?;
+    loop {
+        let length = socket
+            .recv(&mut first)
+            .context("waiting for the first datagram")?;
+        if !tally.is_old(&first[..length]) {
+            break;
+        }
+    }
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-    let mut tally = Tally::new();
     let mut buffers = [[0; LONGEST]; BURST];
     let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BURST, None);
     let mut start = Instant::now();
@@ -267,22 +284,27 @@ mod tests {
 
     #[test]
     fn a_changed_a_foreign_and_a_late_datagram_are_found() {
-        let mut tally = Tally::new();
+        let mut tally = Tally::new(5);
         let mut datagram = [0; 64];
         let pattern = pattern();
         for number in [0, 1, 5, 7] {
-            fill(&mut datagram, 3, number, &pattern);
+            fill(&mut datagram, 5 << 16 | 3, number, &pattern);
             tally.see(&datagram);
         }
         assert_eq!((tally.received, tally.wrong, tally.late), (4, 0, 0));
-        fill(&mut datagram, 3, 6, &pattern);
+        fill(&mut datagram, 5 << 16 | 3, 6, &pattern);
         tally.see(&datagram);
         tally.see(&datagram[..63]);
         assert_eq!((tally.wrong, tally.late), (0, 2));
+        let received = tally.received;
+        fill(&mut datagram, 4 << 16 | 3, 900, &pattern);
+        tally.see(&datagram);
+        assert_eq!(tally.received, received, "one of another run");
+        fill(&mut datagram, 5 << 16 | 3, 7, &pattern);
         datagram[63] ^= 1;
         tally.see(&datagram);
-        tally.see(b"something else");
-        fill(&mut datagram, 3, 8, &pattern);
+        tally.see(b"something");
+        fill(&mut datagram, 5 << 16 | 3, 8, &pattern);
         datagram[7] ^= 4;
         tally.see(&datagram);
         assert_eq!((tally.received, tally.wrong, tally.late), (9, 3, 2));

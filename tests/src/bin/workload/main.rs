@@ -150,6 +150,9 @@ enum What {
         /// Datagrams handed over by one system call.
         #[arg(long, default_value_t = 64)]
         burst: usize,
+        /// Tells this run from one before.
+        #[arg(long, default_value_t = 0)]
+        tag: u16,
         /// Sends in turn from the network namespace of each of these processes.
         #[arg(long, value_delimiter = ',')]
         inside: Vec<u32>,
@@ -162,6 +165,9 @@ enum What {
         /// For how long.
         #[arg(long, default_value_t = 2.0)]
         seconds: f64,
+        /// The run that is meant.
+        #[arg(long, default_value_t = 0)]
+        tag: u16,
     },
 }
 
@@ -225,6 +231,7 @@ fn main() -> Result<()> {
             seconds,
             rate,
             burst,
+            tag,
             inside,
         } => flood::blast(&flood::Blast {
             target,
@@ -232,9 +239,10 @@ fn main() -> Result<()> {
             time: time(seconds)?,
             rate,
             burst,
+            tag,
             inside,
         })?,
-        What::Count { port, seconds } => flood::count(port, time(seconds)?)?,
+        What::Count { port, seconds, tag } => flood::count(port, time(seconds)?, tag)?,
     };
     println!("{report}");
     Ok(())
