@@ -458,17 +458,25 @@ fn say(arguments: &Arguments, text: &str) {
     }
 }
 
-fn measure(bench: &mut Bench) -> Result<Report> {
+/// Runs the cases; after a failure what came before it is reported all the same.
+fn measure(bench: &mut Bench) -> (Report, Result<()>) {
     let cases = match bench.arguments.cases[..] {
         [] => Case::value_variants().to_vec(),
         ref some => some.to_vec(),
     };
     let mut rows = Vec::new();
+    let mut outcome = Ok(());
     for case in cases {
-        rows.push(bench.run(case)?);
+        match bench.run(case) {
+            Ok(row) => rows.push(row),
+            Err(error) => {
+                outcome = Err(error);
+                break;
+            }
+        }
     }
     say(&bench.arguments, "");
-    Ok(Report {
+    let report = Report {
         rounds: bench.arguments.pairs.into(),
         seconds: bench.arguments.seconds,
         waiting: match bench.arguments.idle.as_str() {
@@ -477,7 +485,8 @@ fn measure(bench: &mut Bench) -> Result<Report> {
         },
         cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         rows,
-    })
+    };
+    (report, outcome)
 }
 
 fn main() -> Result<()> {
@@ -488,16 +497,15 @@ fn main() -> Result<()> {
     );
     let json = arguments.json;
     let mut bench = Bench::up(arguments)?;
-    let measured = measure(&mut bench);
+    let (report, outcome) = measure(&mut bench);
     drop(bench.testpmd);
     let down = bench.ours.down();
     // After a signal its thread takes all down and ends the process.
     journeys::signals::let_it_finish();
-    let report = measured?;
     if json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         report::print(&report);
     }
-    down
+    outcome.and(down)
 }
