@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use ours::Measured;
 use peers::PageMemory;
+use perf::Spread;
 use plan::Frames;
 
 /// Packets per second and cycles per packet of the pipeline on real devices.
@@ -68,26 +69,6 @@ const CASES: [&str; 7] = [
     "two-workers",
     "churn",
 ];
-
-/// A median, and from where to where the values go.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let at = |n: usize| values.get(n).copied().unwrap_or(0.0);
-        Self {
-            median: at(values.len() / 2),
-            least: at(0),
-            most: at(values.len().saturating_sub(1)),
-        }
-    }
-}
 
 #[derive(Serialize)]
 struct Row {

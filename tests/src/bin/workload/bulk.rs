@@ -3,9 +3,12 @@
 //!
 //! The client says `u` or `d` (upload, download) and the count as 8 bytes, big endian; after an
 //! upload the server answers how many bytes were right, likewise.
+//!
+//! Comparing all of them costs as much as a fast network does. To time one, the client says `t` (its count means
+//! nothing), sends a pattern over and over, and the server compares a part of it ([`stream`]).
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -33,6 +36,7 @@ pub fn serve(mut stream: TcpStream) -> Result<()> {
             stream.write_all(&right.to_be_bytes()).context("answering")
         }
         b'd' => send(&mut stream, count),
+        b't' => timed(&mut stream),
         other => bail!("nobody asks {other}"),
     }
 }
@@ -103,8 +107,99 @@ fn receive(stream: &mut impl Read, count: u64) -> Result<u64> {
     Ok(done)
 }
 
+/// The period of what is streamed.
+const PERIOD: usize = 8 * PIECE;
+/// Of each piece that arrives, so many bytes are compared; of every so many pieces, all.
+const LOOK: usize = 256;
+const WHOLE: u64 = 16;
+/// Not timed: connections start slowly.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// What a server answers to a stream: bytes received, bytes timed, nanoseconds.
+const ANSWER: usize = 24;
+
+/// A period and a piece more, so that a piece may begin anywhere.
+fn pattern() -> Vec<u8> {
+    let mut bytes = vec![0; PERIOD];
+    Source::default().fill(&mut bytes);
+    bytes.extend_from_within(..PIECE);
+    bytes
+}
+
+fn place(position: u64) -> usize {
+    usize::try_from(position % PERIOD as u64).unwrap_or(0)
+}
+
+/// Streams for a time; how fast it arrived, by the server's clock.
+pub fn stream(target: SocketAddr, time: Duration) -> Result<Value> {
+    let pattern = pattern();
+    let mut stream = TcpStream::connect_timeout(&target, PATIENCE).context("connecting")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(b"t")?;
+    stream.write_all(&[0; 8])?;
+    let start = Instant::now();
+    let mut sent = 0u64;
+    while start.elapsed() < time + WARM_UP {
+        let at = place(sent);
+        stream
+            .write_all(&pattern[at..at + PIECE])
+            .context("sending")?;
+        sent += PIECE as u64;
+    }
+    stream.shutdown(Shutdown::Write).context("ending")?;
+    let mut answer = [0; ANSWER];
+    stream.read_exact(&mut answer).context(
+        "reading the server's count: it gives none when what arrived is not what was sent",
+    )?;
+    let [received, timed, nanoseconds] = [0, 8, 16].map(|at| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&answer[at..at + 8]);
+        u64::from_be_bytes(word)
+    });
+    ensure!(
+        received == sent && nanoseconds > 0,
+        "only {received} of {sent} bytes arrived"
+    );
+    #[allow(clippy::cast_precision_loss)]
+    let gbit_s = timed as f64 * 8.0 / nanoseconds as f64;
+    Ok(json!({"bytes": sent, "gbit_s": gbit_s}))
+}
+
+fn timed(stream: &mut (impl Read + Write)) -> Result<()> {
+    let pattern = pattern();
+    let mut piece = vec![0; PIECE];
+    let (mut received, mut pieces) = (0u64, 0u64);
+    let mut start = Instant::now();
+    let mut before = None;
+    loop {
+        let count = stream.read(&mut piece).context("receiving")?;
+        let elapsed = start.elapsed();
+        if count == 0 {
+            let timed = received - before.unwrap_or(0);
+            let nanoseconds = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+            let answer = [received, timed, nanoseconds].map(u64::to_be_bytes);
+            return stream.write_all(&answer.concat()).context("answering");
+        }
+        let length = match pieces % WHOLE {
+            0 => count,
+            _ => count.min(LOOK),
+        };
+        let at = place(received);
+        ensure!(
+            piece[..length] == pattern[at..at + length],
+            "what arrived behind byte {received} is not what was sent"
+        );
+        pieces += 1;
+        received += count as u64;
+        if before.is_none() && elapsed >= WARM_UP {
+            before = Some(received);
+            start = Instant::now();
+        }
+    }
+}
+
 /// xorshift64: fast, and no two stretches alike.
-struct Source(u64);
+pub struct Source(u64);
 
 impl Default for Source {
     fn default() -> Source {
@@ -113,7 +208,8 @@ impl Default for Source {
 }
 
 impl Source {
-    fn fill(&mut self, piece: &mut [u8]) {
+    /// The next bytes, as many whole words as there is room for.
+    pub fn fill(&mut self, piece: &mut [u8]) {
         for word in piece.chunks_exact_mut(8) {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;
@@ -135,5 +231,34 @@ mod tests {
         assert_eq!(receive(&mut &bytes[..], count).unwrap(), count);
         bytes[PIECE + 5] ^= 1;
         assert_eq!(receive(&mut &bytes[..], count).unwrap(), PIECE as u64 + 5);
+    }
+
+    /// Both directions of a connection that has ended.
+    struct Ended<'a>(&'a [u8], Vec<u8>);
+
+    impl Read for Ended<'_> {
+        fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+            self.0.read(to)
+        }
+    }
+
+    impl Write for Ended<'_> {
+        fn write(&mut self, from: &[u8]) -> std::io::Result<usize> {
+            self.1.write(from)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stream_that_was_moved_by_a_piece_is_found() {
+        let sent = &pattern()[..PERIOD];
+        let mut whole = Ended(sent, Vec::new());
+        timed(&mut whole).unwrap();
+        assert_eq!(whole.1[..8], (PERIOD as u64).to_be_bytes());
+        let moved = [&sent[..PIECE], &sent[2 * PIECE..]].concat();
+        assert!(timed(&mut Ended(&moved, Vec::new())).is_err());
     }
 }

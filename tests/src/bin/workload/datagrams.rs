@@ -1,19 +1,15 @@
-//! UDP: echoes of every size, and how many datagrams a second arrive.
+//! UDP echoes: of every size, and how long they take.
 
-use std::io::{ErrorKind, IoSlice};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
-use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 use serde_json::{Value, json};
 
 /// An echo that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Datagrams handed over by one system call.
-const BURST: usize = 64;
 
 /// Sends each size once and waits for it to come back the same.
 pub fn echo(target: SocketAddr, sizes: RangeInclusive<usize>, source_port: u16) -> Result<Value> {
@@ -41,54 +37,60 @@ pub fn echo(target: SocketAddr, sizes: RangeInclusive<usize>, source_port: u16) 
     Ok(json!({"sent": sizes.count(), "lost": lost, "wrong": wrong}))
 }
 
-/// Sends for a time, in bursts.
-pub fn blast(target: SocketAddr, size: usize, time: Duration) -> Result<Value> {
+/// Round trips of datagrams of `size` bytes for a time, one after the other, with a pause between: each echo must be what
+/// was sent.
+pub fn round_trips(
+    target: SocketAddr,
+    size: usize,
+    time: Duration,
+    pause: Duration,
+) -> Result<Value> {
+    ensure!(size >= 8, "a numbered datagram has 8 bytes at least");
     let socket = open(target, 0)?;
-    let payload = vec![0x5a; size];
-    let pieces = [[IoSlice::new(&payload)]; BURST];
-    let nowhere: [Option<SockaddrStorage>; BURST] = [None; BURST];
-    let mut headers = MultiHeaders::preallocate(BURST, None);
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut times = Vec::new();
+    let (mut lost, mut number) = (0u64, 0u64);
+    let mut question = vec![0x5a; size];
+    let mut answer = vec![0; size + 1];
     let start = Instant::now();
-    let mut sent = 0u64;
     while start.elapsed() < time {
-        let burst = sendmmsg(
-            socket.as_raw_fd(),
-            &mut headers,
-            &pieces,
-            nowhere,
-            [],
-            MsgFlags::empty(),
-        );
-        match burst {
-            Ok(messages) => sent += messages.count() as u64,
-            // The other side is not there yet, or the queue is full.
-            Err(nix::errno::Errno::ECONNREFUSED | nix::errno::Errno::ENOBUFS) => {}
-            Err(error) => return Err(error).context("sending"),
+        std::thread::sleep(pause);
+        question[..8].copy_from_slice(&number.to_be_bytes());
+        number += 1;
+        let sent = Instant::now();
+        socket.send(&question).context("sending")?;
+        loop {
+            match socket.recv(&mut answer) {
+                Ok(count) if answer[..count] == question => {
+                    times.push(sent.elapsed());
+                    break;
+                }
+                // One that was given up comes after all.
+                Ok(count)
+                    if count == size
+                        && answer[8..count] == question[8..]
+                        && answer[..8] < question[..8] => {}
+                Ok(_) => anyhow::bail!("an echo is not what was sent"),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    lost += 1;
+                    break;
+                }
+                Err(error) => return Err(error).context("receiving an echo"),
+            }
         }
     }
-    Ok(rate("sent", sent, start.elapsed()))
+    times.sort_unstable();
+    let at = |percent: usize| {
+        let place = (times.len() * percent).div_ceil(100).saturating_sub(1);
+        times.get(place).map(|time| time.as_nanos() as f64 / 1000.0)
+    };
+    Ok(json!({"answered": times.len(), "lost": lost, "p50_us": at(50), "p99_us": at(99)}))
 }
 
-/// Counts for a time that begins with the first datagram.
-pub fn count(port: u16, time: Duration) -> Result<Value> {
-    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).context("opening the port")?;
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let mut bytes = vec![0; 65536];
-    socket
-        .recv(&mut bytes)
-        .context("waiting for the first datagram")?;
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-    let start = Instant::now();
-    let mut received = 1u64;
-    while start.elapsed() < time {
-        if socket.recv(&mut bytes).is_ok() {
-            received += 1;
-        }
-    }
-    Ok(rate("received", received, start.elapsed()))
-}
-
-fn open(target: SocketAddr, port: u16) -> Result<UdpSocket> {
+/// A datagram socket to `target` from `port`; 0 takes a free one.
+pub fn open(target: SocketAddr, port: u16) -> Result<UdpSocket> {
     let any = match target.ip() {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -98,10 +100,4 @@ fn open(target: SocketAddr, port: u16) -> Result<UdpSocket> {
         .connect(target)
         .with_context(|| format!("no way to {target}"))?;
     Ok(socket)
-}
-
-fn rate(what: &str, count: u64, time: Duration) -> Value {
-    #[allow(clippy::cast_precision_loss)]
-    let per_second = count as f64 / time.as_secs_f64();
-    json!({what: count, "seconds": time.as_secs_f64(), "per_second": per_second})
 }

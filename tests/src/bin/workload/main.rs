@@ -8,12 +8,13 @@ mod bulk;
 mod client;
 mod crowd;
 mod datagrams;
+mod flood;
 mod server;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 /// The traffic of the demo and the journeys.
@@ -108,7 +109,31 @@ enum What {
         #[arg(long, default_value_t = 2)]
         rounds: u32,
     },
-    /// Sends datagrams as fast as it can.
+    /// Streams a pattern over one TCP connection for a time; the server compares a part of it.
+    Stream {
+        /// Where to.
+        #[arg(long)]
+        target: SocketAddr,
+        /// For how long.
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+    },
+    /// Times echoes of datagrams, one after the other.
+    RoundTrips {
+        /// Where to.
+        #[arg(long)]
+        target: SocketAddr,
+        /// Bytes in each.
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+        /// For how long.
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// Microseconds between an echo and the next question.
+        #[arg(long, default_value_t = 500)]
+        pause_us: u64,
+    },
+    /// Sends numbered datagrams as fast as it can.
     Blast {
         /// Where to.
         #[arg(long)]
@@ -117,17 +142,32 @@ enum What {
         #[arg(long, default_value_t = 64)]
         size: usize,
         /// For how long.
-        #[arg(long, default_value_t = 3)]
-        seconds: u64,
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// Datagrams a second; 0 for as many as go.
+        #[arg(long, default_value_t = 0)]
+        rate: u64,
+        /// Datagrams handed over by one system call.
+        #[arg(long, default_value_t = 64)]
+        burst: usize,
+        /// Tells this run from one before.
+        #[arg(long, default_value_t = 0)]
+        tag: u16,
+        /// Sends in turn from the network namespace of each of these processes.
+        #[arg(long, value_delimiter = ',')]
+        inside: Vec<u32>,
     },
-    /// Counts the datagrams that arrive on a port from the first one on.
+    /// Counts the numbered datagrams that arrive on a port from the first one on, and looks at each.
     Count {
         /// The port.
         #[arg(long)]
         port: u16,
         /// For how long.
-        #[arg(long, default_value_t = 2)]
-        seconds: u64,
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+        /// The run that is meant.
+        #[arg(long, default_value_t = 0)]
+        tag: u16,
     },
 }
 
@@ -175,13 +215,39 @@ fn main() -> Result<()> {
             datagrams,
             rounds,
         })?,
+        What::Stream { target, seconds } => bulk::stream(target, time(seconds)?)?,
+        What::RoundTrips {
+            target,
+            size,
+            seconds,
+            pause_us,
+        } => {
+            let pause = Duration::from_micros(pause_us);
+            datagrams::round_trips(target, size, time(seconds)?, pause)?
+        }
         What::Blast {
             target,
             size,
             seconds,
-        } => datagrams::blast(target, size, Duration::from_secs(seconds))?,
-        What::Count { port, seconds } => datagrams::count(port, Duration::from_secs(seconds))?,
+            rate,
+            burst,
+            tag,
+            inside,
+        } => flood::blast(&flood::Blast {
+            target,
+            size,
+            time: time(seconds)?,
+            rate,
+            burst,
+            tag,
+            inside,
+        })?,
+        What::Count { port, seconds, tag } => flood::count(port, time(seconds)?, tag)?,
     };
     println!("{report}");
     Ok(())
+}
+
+fn time(seconds: f64) -> Result<Duration> {
+    Duration::try_from_secs_f64(seconds).context("a time in seconds is wanted")
 }

@@ -1,0 +1,178 @@
+//! testpmd as the peer: `io` forwarding between `net_af_packet` devices on the host ends of two containers' links, or on
+//! one container's and the cable to the other node. It changes nothing in a packet, and its PMD knows neither checksums
+//! nor segments, so offloads are off wherever it looks.
+//!
+//! It polls without pause. Outside of its own measurements it is stopped, or everybody else would have a core less.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use journeys::namespace::{Namespace, Plug, cable};
+use journeys::process::{Launch, Process};
+use journeys::run::{Run, Stage};
+use nix::sys::signal::Signal;
+
+use crate::kernel::{INSIDE, MTU};
+use crate::way::Way;
+
+const PROGRAM: &str = "dpdk-testpmd";
+
+/// A way, and who forwards on it.
+pub struct Forwarded {
+    way: Way,
+    forwarders: Vec<Process>,
+}
+
+/// While it lives, the forwarders run.
+pub struct Awake<'a>(&'a Forwarded);
+
+impl Forwarded {
+    /// Lets the forwarders run.
+    ///
+    /// # Errors
+    /// When one has ended.
+    pub fn wake(&mut self) -> Result<Awake<'_>> {
+        for forwarder in &mut self.forwarders {
+            forwarder.signal(Signal::SIGCONT)?;
+            forwarder.check_running()?;
+        }
+        Ok(Awake(self))
+    }
+}
+
+impl Awake<'_> {
+    /// The way that is forwarded on now.
+    #[must_use]
+    pub fn way(&self) -> &Way {
+        &self.0.way
+    }
+}
+
+impl Drop for Awake<'_> {
+    fn drop(&mut self) {
+        for forwarder in &self.0.forwarders {
+            let _ = forwarder.signal(Signal::SIGSTOP);
+        }
+    }
+}
+
+impl Drop for Forwarded {
+    /// A stopped one would not end before it is killed.
+    fn drop(&mut self) {
+        for forwarder in &self.forwarders {
+            let _ = forwarder.signal(Signal::SIGTERM);
+            let _ = forwarder.signal(Signal::SIGCONT);
+        }
+    }
+}
+
+/// Why there is no testpmd here.
+#[must_use]
+pub fn missing() -> Option<&'static str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = std::env::split_paths(&path).any(|folder: PathBuf| folder.join(PROGRAM).is_file());
+    (!there).then_some("dpdk-testpmd is not installed (Debian's package dpdk-dev)")
+}
+
+/// Lays one node with two containers, and two nodes with one each, and starts the forwarders.
+///
+/// # Errors
+/// When `ip`, `ethtool` or testpmd fails.
+pub fn lay(run: &Run) -> Result<[Forwarded; 2]> {
+    let node = Namespace::create(run, "testpmd")?;
+    let [client, server] = [1, 2].map(|n| container(run, &node, "one", n));
+    let one = Forwarded {
+        way: way("testpmd-one", client?, server?),
+        forwarders: vec![forward(run, &node, ["port1", "port2"], 1)?],
+    };
+    let nodes = [
+        Namespace::create(run, "testpmd1")?,
+        Namespace::create(run, "testpmd2")?,
+    ];
+    let client = container(run, &nodes[0], "two", 1)?;
+    let server = container(run, &nodes[1], "two", 2)?;
+    let [left, right] = nodes.each_ref().map(|node| Plug {
+        namespace: node,
+        interface: "underlay0",
+    });
+    cable(left, right)?;
+    for node in &nodes {
+        plain(node, "underlay0")?;
+    }
+    let two = Forwarded {
+        way: way("testpmd-two", client, server),
+        forwarders: vec![
+            forward(run, &nodes[0], ["port1", "underlay0"], 1)?,
+            forward(run, &nodes[1], ["port2", "underlay0"], 0)?,
+        ],
+    };
+    run.note_leftovers();
+    Ok([one, two])
+}
+
+fn way(name: &str, client: Namespace, server: Namespace) -> Way {
+    Way {
+        name: name.into(),
+        client,
+        server,
+        target: IpAddr::V4(address(2)),
+    }
+}
+
+fn address(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 99, 9, n)
+}
+
+fn container(run: &Run, node: &Namespace, ways: &str, n: u8) -> Result<Namespace> {
+    let inside = Namespace::create(run, &format!("testpmd-{ways}{n}"))?;
+    let outer = format!("port{n}");
+    let plug = |namespace, interface| Plug {
+        namespace,
+        interface,
+    };
+    cable(plug(&inside, INSIDE), plug(node, &outer))?;
+    inside.ip(&["link", "set", INSIDE, "mtu", MTU])?;
+    inside.ip(&[
+        "address",
+        "add",
+        &format!("{}/24", address(n)),
+        "dev",
+        INSIDE,
+    ])?;
+    plain(&inside, INSIDE)?;
+    plain(node, &outer)?;
+    Ok(inside)
+}
+
+fn plain(namespace: &Namespace, interface: &str) -> Result<()> {
+    let off = ["tx", "rx", "tso", "gso", "gro"].map(|what| [what, "off"]);
+    let arguments = [&["-K", interface], off.as_flattened()].concat();
+    namespace.command("ethtool", &arguments).map(drop)
+}
+
+/// Starts a forwarder between two interfaces of a node on a core of its own, as far as there are cores; it is stopped
+/// until its first measurement.
+fn forward(run: &Run, node: &Namespace, interfaces: [&str; 2], core: usize) -> Result<Process> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let name = format!("testpmd-{}", node.name().context("a named node")?);
+    let mut launch = Launch::new(&name, Path::new(PROGRAM), node, Stage::Node)
+        .args([
+            "--lcores".into(),
+            format!("0@{},1@{}", (core + 1) % cores, core % cores),
+        ])
+        .args(["--no-pci", "--no-telemetry", "--no-huge", "-m", "256"])
+        .args(["--file-prefix", &name]);
+    for (n, interface) in interfaces.iter().enumerate() {
+        launch = launch.args([
+            "--vdev".into(),
+            format!("net_af_packet{n},iface={interface}"),
+        ]);
+    }
+    // Its standard input stays open: it forwards until a line or the end comes.
+    let forwarder = launch
+        .args(["--", "--forward-mode=io", "--nb-cores=1", "--auto-start"])
+        .args(["--total-num-mbufs=16384", "--no-flush-rx"])
+        .start(run)?;
+    Ok(forwarder)
+}
