@@ -101,7 +101,8 @@ impl<O: Output> Pipeline<'_, O> {
     }
 
     // Addresses alone: a NAT on the way may have changed the port.
-    fn is_host(&self, location: Location, from: Address) -> bool {
+    #[inline(always)]
+    pub(super) fn is_host(&self, location: Location, from: Address) -> bool {
         match location {
             Location::Host(host) => self
                 .tables

@@ -13,7 +13,6 @@ use super::{AHEAD, Gathered, Inward, Lane, Lanes, Plane, Step};
 use crate::counters::Counter;
 use crate::pipeline::{GATEWAY_MAC, Output, Pipeline};
 use crate::tables::flows::{Home, Tag};
-use crate::tables::region::Location;
 use crate::tables::routes::Route;
 use crate::tally::OfService;
 use crate::uplink::Received;
@@ -262,14 +261,7 @@ impl<O: Output> Pipeline<'_, O> {
             Step::Backend(id) => (self.records.at(id), 0, None),
             _ => (None, 0, None),
         };
-        let lives_there = record.is_some_and(|record| match record.location() {
-            Location::Host(host) => self
-                .tables
-                .region
-                .host(host)
-                .is_some_and(|(address, _)| address == from),
-            _ => false,
-        });
+        let lives_there = record.is_some_and(|record| self.is_host(record.location(), from));
         if !lives_there {
             return Err((frame, from));
         }
