@@ -118,7 +118,13 @@ async fn update(State(cluster): State<Arc<Cluster>>, body: Bytes) -> Result<&'st
             format!("instance_number {} is below -1", update.instance_number),
         ));
     }
-    if !is_known(&cluster, &update).await? {
+    let known = match (&update.epoch, update.revision) {
+        (Some(epoch), Some(revision)) => {
+            jobs::is_known(&cluster, &update.job_name, epoch, revision).await?
+        }
+        _ => false,
+    };
+    if !known {
         cluster
             .store
             .owe(
@@ -129,18 +135,6 @@ async fn update(State(cluster): State<Arc<Cluster>>, body: Bytes) -> Result<&'st
             .await?;
     }
     Ok("update notification received")
-}
-
-/// Whether the copy already holds what the update tells of; nodes were told when it came.
-async fn is_known(cluster: &Cluster, update: &JobUpdate) -> Result<bool, StoreError> {
-    let (Some(epoch), Some(revision)) = (&update.epoch, update.revision) else {
-        return Ok(false);
-    };
-    let held = cluster.store.held(&update.job_name).await?;
-    Ok(held.is_some_and(|held| {
-        held.job.epoch.as_ref() == Some(epoch)
-            && held.job.revision.is_some_and(|held| held >= revision)
-    }))
 }
 
 async fn ready(State(cluster): State<Arc<Cluster>>) -> Result<Response, Failure> {

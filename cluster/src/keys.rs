@@ -18,12 +18,13 @@
 //! | `node:interests:<node>` | set | the same from the node's side |
 //! | `node:instances:<node>` | set | `<job>/<number>` of live announcements |
 //! | `node:subnets:<node>` | list | `<v4> <v6>` in the order they were given |
-//! | `subnets:owner` | hash | v4 → node |
+//! | `subnets:owner` | hash | v4, and v6 → node |
 //! | `subnets:free` | sorted set | `<v4> <v6>`, score = when its rest ends (ms); only under a root that takes nothing back |
 //! | `seq:<node>` | hash | subject → last `seq` and when; expires |
 //! | `status` | hash | node → `1`/`0` and since when (ms), from `net/status` |
 //! | `seen` | sorted set | node → last `information` (ms) |
 //! | `departed` | set | nodes whose instances were withdrawn because they vanished |
+//! | `away:<node>` | hash | `<job>/<number>` → record that was withdrawn because the node vanished; comes back with it |
 //! | `host:<node>` | string | last answer of the root for the node's own processes |
 //! | `tasks` | hash | task → ticket and payload: what is owed to root and nodes |
 //! | `tasks:due`, `tasks:lease`, `tasks:attempts` | sorted set, hashes | when it is due, who works on it until when, failed attempts |
@@ -69,6 +70,8 @@ pub mod task {
         Refresh(JobName),
         /// Take back our interest at the root.
         Forget(JobName),
+        /// Give back the instance that stood for a node's own processes; the payload is the root's answer.
+        HostBack(String),
         /// Give a subnetwork back to the root; the payload is `<v4> <v6>`.
         GiveBack(String),
     }
@@ -81,6 +84,7 @@ pub mod task {
             "refresh" => Task::Refresh(about.parse().ok()?),
             "forget" => Task::Forget(about.parse().ok()?),
             "giveback" => Task::GiveBack(about.to_owned()),
+            "hostback" => Task::HostBack(about.to_owned()),
             "report" => {
                 let (job, number) = about.rsplit_once('/')?;
                 Task::Report(job.parse().ok()?, number.parse().ok()?)

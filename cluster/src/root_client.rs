@@ -343,6 +343,31 @@ impl RootClient {
     }
 }
 
+impl RootClient {
+    /// Removes a service with its instances: one that this cluster itself had asked for.
+    ///
+    /// # Errors
+    /// See [`RootError`].
+    pub async fn remove(&self, id: &str) -> Result<(), RootError> {
+        for path in [
+            format!("/api/net/{id}/-1"),
+            format!("/api/net/service/{id}"),
+        ] {
+            let answer = self.call(Method::DELETE, &path, &[], None).await?;
+            // 404 and 400: it is gone already.
+            if !answer.status.is_success()
+                && !matches!(
+                    answer.status,
+                    StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST
+                )
+            {
+                return Err(refused(path, &answer));
+            }
+        }
+        Ok(())
+    }
+}
+
 fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {

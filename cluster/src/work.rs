@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::JobName;
-use protocol::mqtt::{ChangeKind, UpdatesAvailable};
+use protocol::mqtt::{ChangeKind, HostResult, UpdatesAvailable};
 use protocol::root_http::{DeployStatus, InstanceStatus};
 use tokio::task::JoinSet;
 
@@ -140,6 +140,7 @@ async fn perform(cluster: &Cluster, claimed: &Claimed) -> Result<(), Failure> {
         }
         Task::Report(job, number) => report(cluster, &job, number, &claimed.payload).await,
         Task::Forget(job) => forget(cluster, &job).await,
+        Task::HostBack(node) => host_back(cluster, &node, &claimed.payload).await,
         Task::GiveBack(_) => Ok(subnets::give_back(cluster, &claimed.payload).await?),
     }
 }
@@ -213,6 +214,24 @@ async fn report(
             jobs::pull(cluster, &Key::Name(job.clone()), None).await?;
             return Err(Failure::Later("the root does not know the job".to_owned()));
         }
+    }
+    Ok(())
+}
+
+/// Gives back the instance that stood for the processes of a node that is no more.
+async fn host_back(cluster: &Cluster, node: &str, answer: &str) -> Result<(), Failure> {
+    let Some(job) = serde_json::from_str::<HostResult>(answer)
+        .ok()
+        .and_then(|host| host.app_name.parse::<JobName>().ok())
+    else {
+        return Ok(());
+    };
+    // It asked anew since: then it needs it.
+    if cluster.store.kept_host(node).await?.is_some() {
+        return Ok(());
+    }
+    if let Some(job) = cluster.root.job(&Key::Name(job)).await? {
+        cluster.root.remove(&job.id).await?;
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let target = redis_link::Target::parse(&config.redis_url)
         .context("REDIS_URL (--redis-url) cannot be used")?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), redis = %target, "root service manager starts");
-    let link = redis_link::Link::new(target, keys::SLOT_KEY);
+    let link = redis_link::Link::with_greeting(target, keys::SLOT_KEY, store::settle());
     let store = Store::new(link.clone(), config.address_rest);
     let metrics = Arc::new(metrics::Metrics::default());
     let notifier = notify::Notifier::new(store.clone(), Arc::clone(&metrics))

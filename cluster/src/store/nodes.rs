@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use protocol::address_plan::{subnet_v4_index, subnet_v6};
 use protocol::mqtt::Load;
 use protocol::root_http::Subnet;
 use redis_link::cmd;
@@ -118,7 +119,11 @@ impl Store {
             node.to_owned(),
             if have.is_some() { "1" } else { "" }.to_owned(),
         ];
-        arguments.extend(have.unwrap_or_default().iter().map(ToString::to_string));
+        // Both families of a subnetwork have one index, at every root.
+        arguments.extend(have.unwrap_or_default().iter().filter_map(|v4| {
+            let v6 = subnet_v6(subnet_v4_index(*v4)?.into())?;
+            Some(format!("{v4} {v6}"))
+        }));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         Ok(subnet(self.call(&scripts::SUBNET_GET, &arguments).await?))
     }
