@@ -134,11 +134,7 @@ async fn hear(cluster: &Cluster, event: Event) -> Result<bool, StoreError> {
 
 async fn ask_in_turn_with_others(cluster: &Cluster, cursor: &mut usize) -> Result<(), PullError> {
     let lease = (cluster.config.changes_poll + Duration::from_secs(1)).min(LONGEST_LEASE);
-    if !cluster
-        .store
-        .lease("feed", &cluster.replica, lease)
-        .await?
-    {
+    if !cluster.store.lease("feed", &cluster.replica, lease).await? {
         return Ok(());
     }
     ask(cluster, cursor).await

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -55,6 +55,8 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
                 "no such method here".to_owned(),
             )
         })
+        // The server has a limit of its own, which is a setting.
+        .layer(DefaultBodyLimit::disable())
         .with_state(cluster)
 }
 

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::http::{Method, StatusCode};
+use manager_http::{Answer, Client};
 use protocol::mqtt::HostResult;
 use protocol::root_http::{CallerQuery, Changes, DeployStatus, ErrorMessage, HostRequest, Subnet};
 use protocol::{Job, JobName, address};
-use reqwest::{Method, StatusCode, Url};
 use tokio::sync::Semaphore;
+use url::Url;
 
 use crate::metrics::Metrics;
 
-/// A connection must stand by then.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// An answer must be here by then.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// Calls that run at once.
 const CALLS: usize = 64;
 
@@ -77,7 +77,7 @@ pub enum GivenBack {
 /// The root service manager.
 #[derive(Debug)]
 pub struct RootClient {
-    http: reqwest::Client,
+    http: Client,
     base: String,
     caller: Vec<(&'static str, String)>,
     cluster_id: String,
@@ -87,28 +87,15 @@ pub struct RootClient {
     metrics: Arc<Metrics>,
 }
 
-struct Answer {
-    status: StatusCode,
-    body: Vec<u8>,
-}
-
 impl RootClient {
     /// A client; nothing is contacted yet.
-    ///
-    /// # Errors
-    /// The system gives no HTTP client.
     pub fn new(
         base: String,
         caller: CallerQuery,
         cluster_id: String,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
-            .pool_idle_timeout(Duration::from_secs(20))
-            .build()?;
+        http: Client,
+    ) -> Self {
         let caller = [
             ("cluster_id", caller.cluster_id),
             ("cluster_name", caller.cluster_name),
@@ -117,7 +104,7 @@ impl RootClient {
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
         .collect();
-        Ok(Self {
+        Self {
             http,
             base,
             caller,
@@ -126,7 +113,7 @@ impl RootClient {
             away: AtomicBool::new(false),
             probe: Semaphore::new(1),
             metrics,
-        })
+        }
     }
 
     fn unreachable(&self, reason: &str) -> RootError {
@@ -162,20 +149,8 @@ impl RootClient {
         } else {
             None
         };
-        let mut request = self.http.request(method, url);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let answer = async {
-            let response = request.send().await?;
-            let status = response.status();
-            Ok::<_, reqwest::Error>(Answer {
-                status,
-                body: response.bytes().await?.to_vec(),
-            })
-        }
-        .await;
-        let answer = match answer {
+        let body = body.map(|body| body.to_string().into_bytes());
+        let answer = match self.http.send(method, url.as_str(), body).await {
             Ok(answer)
                 if matches!(
                     answer.status,
@@ -187,7 +162,7 @@ impl RootClient {
                 Err(self.unreachable(&answer.status.to_string()))
             }
             Ok(answer) => Ok(answer),
-            Err(error) => Err(self.unreachable(&innermost(&error))),
+            Err(error) => Err(self.unreachable(&error.to_string())),
         };
         let away = answer.is_err();
         if away {
@@ -366,14 +341,6 @@ impl RootClient {
         }
         Ok(())
     }
-}
-
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 fn refused(what: String, answer: &Answer) -> RootError {

@@ -54,7 +54,9 @@ impl Guard {
             (Some(_), false) => tracing::info!("/api/net/ needs the bearer token of API_TOKEN"),
             (None, true) => tracing::info!("/api/net/ needs a client certificate"),
             (Some(_), true) => {
-                tracing::info!("/api/net/ needs a client certificate or the bearer token of API_TOKEN");
+                tracing::info!(
+                    "/api/net/ needs a client certificate or the bearer token of API_TOKEN"
+                );
             }
         }
     }
@@ -106,7 +108,13 @@ mod tests {
         let token = Guard::new(Some("secret"), false);
         assert!(token.lets_in("/healthz", &HeaderMap::new(), false));
         assert!(!token.lets_in(path, &HeaderMap::new(), true));
-        for bad in ["Bearer secre", "Bearer secrets", "secret", "Basic secret", "Bearer "] {
+        for bad in [
+            "Bearer secre",
+            "Bearer secrets",
+            "secret",
+            "Basic secret",
+            "Bearer ",
+        ] {
             assert!(!token.lets_in(path, &headers(bad), false), "{bad}");
         }
         assert!(token.lets_in(path, &headers("bearer secret"), false));

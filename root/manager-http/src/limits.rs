@@ -12,16 +12,28 @@ const SOURCES: usize = 10_000;
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Limits {
     /// Bytes of a request's body at most.
-    #[arg(long, env = "MAX_BODY_BYTES", default_value = "4194304")]
+    #[arg(long, env = "MAX_BODY_BYTES", default_value = "4194304", value_parser = or_default::<usize>("4194304"))]
     pub max_body_bytes: usize,
 
     /// Requests per second from one source address at most; 0 = no limit.
-    #[arg(long, env = "MAX_REQUESTS_PER_SECOND", default_value = "100000")]
+    #[arg(long, env = "MAX_REQUESTS_PER_SECOND", default_value = "100000", value_parser = or_default::<u32>("100000"))]
     pub max_requests_per_second: u32,
 
     /// Open connections at most; one source address may have half of them.
-    #[arg(long, env = "MAX_CONNECTIONS", default_value = "4096")]
+    #[arg(long, env = "MAX_CONNECTIONS", default_value = "4096", value_parser = or_default::<usize>("4096"))]
     pub max_connections: usize,
+}
+
+/// Compose files pass what is not set as empty text: then the default counts.
+fn or_default<T>(default: &'static str) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    move |text| {
+        let text = text.trim();
+        let text = if text.is_empty() { default } else { text };
+        text.parse().map_err(|error: T::Err| error.to_string())
+    }
 }
 
 /// Tokens of each source, refilled by time: a burst of one second's worth is allowed.

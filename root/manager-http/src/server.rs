@@ -15,7 +15,7 @@ use axum::extract::ConnectInfo;
 use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Request, Response, StatusCode};
 use axum::response::IntoResponse as _;
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, Collected, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -161,7 +161,10 @@ async fn answer(
         );
     }
     let headers = request.headers();
-    if !shared.guard.lets_in(request.uri().path(), headers, certified) {
+    if !shared
+        .guard
+        .lets_in(request.uri().path(), headers, certified)
+    {
         let mut answer = refuse(StatusCode::UNAUTHORIZED, shared.guard.reason());
         let bearer = HeaderValue::from_static("Bearer");
         answer.headers_mut().insert(WWW_AUTHENTICATE, bearer);
@@ -196,8 +199,10 @@ async fn in_json(answer: Response<Body>) -> Response<Body> {
     if is_json || !(status.is_client_error() || status.is_server_error()) {
         return answer;
     }
-    let body = Limited::new(answer.into_body(), ERROR_BYTES).collect().await;
-    let text = body.map_or_else(|_| Bytes::new(), |body| body.to_bytes());
+    let body = Limited::new(answer.into_body(), ERROR_BYTES)
+        .collect()
+        .await;
+    let text = body.map_or_else(|_| Bytes::new(), Collected::to_bytes);
     let text = String::from_utf8_lossy(&text);
     match text.trim() {
         "" => refuse(status, status.canonical_reason().unwrap_or("refused")),

@@ -63,7 +63,9 @@ fn key(file: Named<'_>) -> Result<PrivateKeyDer<'static>, TlsError> {
 fn authority(file: Named<'_>) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in chain(file)? {
-        roots.add(certificate).map_err(|error| wrong(file, &error))?;
+        roots
+            .add(certificate)
+            .map_err(|error| wrong(file, &error))?;
     }
     Ok(Arc::new(roots))
 }

@@ -206,7 +206,8 @@ impl<'a> Server<'a> {
                 .map(str::trim)
         };
         // A replica that became master keeps its old master's replication id as its second one.
-        let promoted = field("master_replid2").is_some_and(|id| id.bytes().any(|byte| byte != b'0'));
+        let promoted =
+            field("master_replid2").is_some_and(|id| id.bytes().any(|byte| byte != b'0'));
         Some(Self {
             run_id: field("run_id")?,
             kept: !promoted && field("aof_enabled") == Some("1"),
@@ -288,7 +289,9 @@ mod tests {
     #[test]
     fn a_promoted_replica_and_a_server_without_aof_may_have_lost_something() {
         let info = |aof: &str, second: &str| {
-            format!("# Server\r\nrun_id:abc\r\n# Persistence\r\naof_enabled:{aof}\r\nmaster_replid2:{second}\r\n")
+            format!(
+                "# Server\r\nrun_id:abc\r\n# Persistence\r\naof_enabled:{aof}\r\nmaster_replid2:{second}\r\n"
+            )
         };
         for (text, kept) in [
             (info("1", "0000000000"), true),
@@ -296,7 +299,13 @@ mod tests {
             (info("1", "00000000ab"), false),
         ] {
             let server = Server::read(&text).unwrap();
-            assert_eq!(server, Server { run_id: "abc", kept });
+            assert_eq!(
+                server,
+                Server {
+                    run_id: "abc",
+                    kept
+                }
+            );
         }
         assert_eq!(Server::read("# Server\r\n"), None);
     }
