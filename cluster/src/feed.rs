@@ -33,7 +33,10 @@ pub async fn run(cluster: Arc<Cluster>, root_redis: Option<Link>) {
     let mut subscription = root_redis.map(|link| link.subscribe(vec![channel]));
     let poll = cluster.config.changes_poll;
     let mut clock = Clock {
-        asked: Instant::now(),
+        // At once.
+        asked: Instant::now()
+            .checked_sub(poll)
+            .unwrap_or_else(Instant::now),
         heard: None,
         failed: false,
     };
@@ -149,12 +152,15 @@ async fn ask(cluster: &Cluster, cursor: &mut usize) -> Result<(), PullError> {
     let anew = changes.epoch != epoch;
     // A backup that was put back: the same store, earlier.
     let back = !anew && changes.revision < revision;
-    if (anew && !epoch.is_empty()) || back {
+    if anew || back {
+        // The first answer of all may come after copies of an earlier epoch.
         let reports = store.epoch_changed().await?;
-        tracing::warn!(
-            reports,
-            "the root made its store anew or lost a part of it; it is told again what runs here"
-        );
+        if reports > 0 || !epoch.is_empty() {
+            tracing::warn!(
+                reports,
+                "the root made its store anew or lost a part of it; it is told again what runs here"
+            );
+        }
     }
     for job in &changes.jobs {
         store.owe(&task::refresh(job), "", Duration::ZERO).await?;

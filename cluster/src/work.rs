@@ -29,7 +29,7 @@ const LEASE: Duration = Duration::from_secs(30);
 /// First pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// Tasks of other replicas are looked for this often.
 const LOOK: Duration = Duration::from_millis(500);
 

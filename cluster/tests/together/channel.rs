@@ -18,7 +18,9 @@ async fn lossy_proxy(to: u16, drops: Arc<AtomicU32>) -> u16 {
         while let Ok((client, _)) = listener.accept().await {
             let drops = Arc::clone(&drops);
             tokio::spawn(async move {
-                let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else {
+                    return;
+                };
                 let (mut from_client, mut to_client) = client.into_split();
                 let (mut from_server, mut to_server) = server.into_split();
                 let up = tokio::io::copy(&mut from_client, &mut to_server);

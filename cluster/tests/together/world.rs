@@ -395,9 +395,7 @@ impl Worker {
     }
 
     fn address_v6(&self, service: u32, number: u32) -> std::net::Ipv6Addr {
-        std::net::Ipv6Addr::from(
-            u128::from(self.base_v6) + 2 + u128::from(slot(service, number)),
-        )
+        std::net::Ipv6Addr::from(u128::from(self.base_v6) + 2 + u128::from(slot(service, number)))
     }
 
     pub async fn deployed(&self, service: u32, number: u32) {
