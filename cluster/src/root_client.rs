@@ -118,7 +118,7 @@ impl RootClient {
 
     fn unreachable(&self, reason: &str) -> RootError {
         RootError::Unreachable {
-            base: self.base.clone(),
+            base: manager_http::without_credentials(&self.base),
             reason: reason.to_owned(),
         }
     }
@@ -171,7 +171,10 @@ impl RootClient {
         if self.away.swap(away, Ordering::Relaxed) != away {
             match &answer {
                 Err(error) => tracing::warn!(%error, "the root is away"),
-                Ok(_) => tracing::info!(base = %self.base, "the root answers"),
+                Ok(_) => tracing::info!(
+                    base = manager_http::without_credentials(&self.base),
+                    "the root answers"
+                ),
             }
         }
         answer

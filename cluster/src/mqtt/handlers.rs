@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use protocol::JobName;
 use protocol::address_plan::is_semantic;
+use protocol::job_name::is_valid_part;
 use protocol::mqtt::{
     AddressChanged, HostRequest, HostResult, InterestRemove, Load, NodeStatus, ServiceStatus,
     SubnetRequest, TableQuery,
@@ -119,8 +120,18 @@ async fn dispatch(
         }
         NodeTopic::AddressChanged => {
             let change: AddressChanged = read(payload)?;
-            let job = job(&change.appname)?;
-            store.address_changed(node, &job, &change).await?
+            match job(&change.appname) {
+                Ok(job) => store.address_changed(node, &job, &change).await?,
+                // A reference node names the application alone.
+                Err(fault) if !is_valid_part(&change.appname) => return Err(fault),
+                Err(_) => {
+                    let mut applied = Applied::Nothing;
+                    for job in store.jobs_of_app(node, &change).await? {
+                        applied = store.address_changed(node, &job, &change).await?;
+                    }
+                    applied
+                }
+            }
         }
         NodeTopic::InterestRemove => {
             let message: InterestRemove = read(payload)?;

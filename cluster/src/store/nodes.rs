@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use protocol::JobName;
 use protocol::address_plan::{subnet_v4_index, subnet_v6};
-use protocol::mqtt::Load;
+use protocol::mqtt::{AddressChanged, Load};
 use protocol::root_http::Subnet;
 use redis_link::cmd;
 
@@ -26,6 +27,29 @@ pub struct Lives {
 }
 
 impl Store {
+    /// Jobs of one application of which a node runs the instance that is named.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn jobs_of_app(
+        &self,
+        node: &str,
+        change: &AddressChanged,
+    ) -> Result<Vec<JobName>, StoreError> {
+        let members = cmd("SMEMBERS")
+            .arg(self.key(&format!("node:instances:{node}")))
+            .to_owned();
+        let instances: Vec<String> = self.link.query(&members).await?;
+        let number = change.instance_number.to_string();
+        Ok(instances
+            .iter()
+            .filter_map(|instance| instance.rsplit_once('/'))
+            .filter(|(_, held)| *held == number)
+            .filter_map(|(job, _)| job.parse::<JobName>().ok())
+            .filter(|job| job.app_name() == change.appname)
+            .collect())
+    }
+
     /// Notes live flows of a node's own instances.
     ///
     /// # Errors

@@ -18,3 +18,33 @@ pub use guard::Guard;
 pub use limits::Limits;
 pub use server::serve;
 pub use tls::{TlsError, client_config, server_config};
+
+/// A URL as it may stand in a log: without user and password.
+#[must_use]
+pub fn without_credentials(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    format!("{scheme}{host}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_url_is_shown_without_its_credentials() {
+        for (url, shown) in [
+            ("http://u:p@h:1/key", "http://h:1/key"),
+            ("http://u:p@ss@h", "http://h"),
+            ("http://h/a@b", "http://h/a@b"),
+            ("h:1", "h:1"),
+        ] {
+            assert_eq!(super::without_credentials(url), shown);
+        }
+    }
+}
