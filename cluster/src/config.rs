@@ -108,6 +108,9 @@ pub struct Config {
     /// Seconds after which a withdrawn node's subnetworks are given back.
     #[arg(long, env = "NODE_FORGET_SECONDS", default_value = "86400", value_parser = seconds("86400"))]
     pub node_forget: Duration,
+    /// Log as JSON, one object a line. What is logged is set by RUST_LOG (default: info).
+    #[arg(long, env = "LOG_JSON", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = switch)]
+    pub log_json: bool,
     /// What one caller may take.
     #[command(flatten)]
     pub limits: Limits,

@@ -7,6 +7,7 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `schema` | string | version of this table |
+//! | `server` | string | run id of the server that held the store last: another one is looked at before it is used |
 //! | `ticket` | counter | orders everything below: what has the higher ticket came later |
 //! | `jobs` | set | names of jobs that this cluster has to do with |
 //! | `job:<job>` | hash | the root's copy: `copy` (JSON), `ticket` (taken before the root was asked), `id`, `epoch`, `revision`, `numbers` (`,0,1,`), `addresses` (JSON list) |

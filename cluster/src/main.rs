@@ -66,13 +66,9 @@ enum Fatal {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .init();
-    match serve(Config::parse()).await {
+    let config = Config::parse();
+    start_logging(config.log_json);
+    match serve(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -81,9 +77,22 @@ async fn main() -> ExitCode {
     }
 }
 
-fn link(setting: &'static str, url: &str, slot_key: &str) -> Result<Link, Fatal> {
-    let target = Target::parse(url).map_err(|error| Fatal::Url { setting, error })?;
-    Ok(Link::new(target, slot_key))
+fn start_logging(json: bool) {
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr);
+    if json {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+}
+
+fn target(setting: &'static str, url: &str) -> Result<Target, Fatal> {
+    Target::parse(url).map_err(|error| Fatal::Url { setting, error })
 }
 
 /// A name that no other process has: replicas meet at the broker and in Redis.
@@ -96,13 +105,17 @@ fn replica() -> String {
 
 async fn serve(config: Config) -> Result<(), Fatal> {
     let prefix = keys::prefix(&config.cluster_name);
-    let redis = link("REDIS_URL", &config.redis_url, &prefix)?;
+    let redis = Link::with_greeting(
+        target("REDIS_URL", &config.redis_url)?,
+        &prefix,
+        scripts::SETTLE.clone(),
+    );
     let root_redis = match config
         .root_redis_url
         .as_deref()
         .filter(|url| !url.is_empty())
     {
-        Some(url) => Some(link("ROOT_REDIS_URL", url, "{oak:root}:")?),
+        Some(url) => Some(Link::new(target("ROOT_REDIS_URL", url)?, "{oak:root}:")),
         None => None,
     };
     let transport = mqtt::transport(&config)?;

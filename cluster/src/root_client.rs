@@ -161,6 +161,9 @@ impl RootClient {
             {
                 Err(self.unreachable(&answer.status.to_string()))
             }
+            Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => Err(self.unreachable(
+                "401: it wants credentials; set the same API_TOKEN here and there, or a certificate that it trusts",
+            )),
             Ok(answer) => Ok(answer),
             Err(error) => Err(self.unreachable(&error.to_string())),
         };

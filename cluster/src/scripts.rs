@@ -41,4 +41,5 @@ scripts! {
     FINISH = "finish.lua";
     EPOCH_CHANGED = "epoch_changed.lua";
     LEASE = "lease.lua";
+    SETTLE = "settle.lua";
 }

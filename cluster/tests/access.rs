@@ -154,3 +154,68 @@ async fn a_certificate_opens_its_own_nodes_topics_and_closes_the_others() {
     assert_eq!(two.received("net/subnetwork/result").len(), 0);
     assert!(bench.root.calls("DELETE", "/api/net/subnet/").is_empty());
 }
+
+#[tokio::test]
+async fn the_managers_interface_wants_the_token_and_shows_it_to_the_root() {
+    let mut bench = Bench::prepare().await;
+    bench.set("API_TOKEN", "hush");
+    bench.manager();
+    bench.ready().await;
+    bench.root.set(job(APP, 3, 1));
+    let url = bench.url("/api/net/deployment");
+    let body = json!({"job_name": APP});
+    let ask = || bench.http.post(&url).json(&body);
+    assert_eq!(ask().send().await.unwrap().status(), 401);
+    let wrong = ask().bearer_auth("hus").send().await.unwrap();
+    assert_eq!(wrong.status(), 401);
+    let text = wrong.text().await.unwrap();
+    assert!(text.starts_with("{\"message\":"), "{text}");
+    assert_eq!(
+        ask().bearer_auth("hush").send().await.unwrap().status(),
+        200
+    );
+    let call = bench.root.called("GET", "/api/net/service/").await;
+    assert_eq!(call.authorization, "Bearer hush");
+}
+
+#[tokio::test]
+async fn secrets_are_in_no_log() {
+    let bench = Bench::prepare().await;
+    let output = Command::new("timeout")
+        .args(["-s", "TERM", "3"])
+        .arg(env!("CARGO_BIN_EXE_cluster-service-manager"))
+        .env_clear()
+        .envs([
+            ("RUST_LOG", "trace".to_owned()),
+            ("MY_PORT", support::free_port().to_string()),
+            ("MQTT_BROKER_PORT", bench.broker_port.to_string()),
+            (
+                "ROOT_SERVICE_MANAGER_URL",
+                "http://me:rootroot@127.0.0.1".to_owned(),
+            ),
+            ("ROOT_SERVICE_MANAGER_PORT", bench.root.port.to_string()),
+            (
+                "REDIS_URL",
+                format!("redis://:redisredis@127.0.0.1:{}", bench.redis_port),
+            ),
+            (
+                "ROOT_REDIS_URL",
+                "redis://c1:otherother@127.0.0.1:9".to_owned(),
+            ),
+            ("API_TOKEN", "tokentoken".to_owned()),
+            ("CLUSTER_SERVICE_KEYFILE_PASSWORD", "keykey".to_owned()),
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("waiting for Redis"), "{text}");
+    for secret in [
+        "rootroot",
+        "redisredis",
+        "otherother",
+        "tokentoken",
+        "keykey",
+    ] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+}

@@ -93,7 +93,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
 
     /// Log as JSON, one object a line. What is logged is set by RUST_LOG (default: info).
-    #[arg(long, env = "LOG_JSON")]
+    #[arg(long, env = "LOG_JSON", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = switch)]
     pub(crate) log_json: bool,
 }
 

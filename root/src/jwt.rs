@@ -90,12 +90,12 @@ impl Verifier {
     /// # Errors
     /// See [`TokenError`].
     pub(crate) async fn check(&self, authorization: Option<&str>) -> Result<(), TokenError> {
-        let key = self.key().ok_or(TokenError::NoKey)?;
         let token = authorization
             .and_then(|text| text.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim())
             .ok_or(TokenError::Missing)?;
+        let key = self.key().ok_or(TokenError::NoKey)?;
         let claims = match decode(token, &key) {
             Err(error)
                 if matches!(

@@ -45,7 +45,7 @@ enum Outcome {
     Taken,
     /// An answer that repeating does not change.
     Refused(u16),
-    /// 502, 503, 504, or no answer.
+    /// 502, 503, 504, a limit, or no answer.
     Unreachable(String),
 }
 
@@ -189,7 +189,10 @@ impl Notifier {
         match self.client.send(Method::POST, &url, Some(body)).await {
             Ok(answer) => match answer.status.as_u16() {
                 200..=299 => Outcome::Taken,
-                status @ 502..=504 => Outcome::Unreachable(format!("answered {status}")),
+                // The first two are a limit of the cluster's, not an opinion.
+                status @ (408 | 429 | 502..=504) => {
+                    Outcome::Unreachable(format!("answered {status}"))
+                }
                 status => Outcome::Refused(status),
             },
             Err(error) => Outcome::Unreachable(error.to_string()),

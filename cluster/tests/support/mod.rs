@@ -210,6 +210,7 @@ pub struct Call {
     pub method: String,
     pub path: String,
     pub query: String,
+    pub authorization: String,
     pub body: Value,
 }
 
@@ -282,12 +283,22 @@ impl Root {
     }
 }
 
-async fn answer(State(root): State<Root>, method: Method, uri: Uri, body: Bytes) -> Response {
+async fn answer(
+    State(root): State<Root>,
+    method: Method,
+    uri: Uri,
+    headers: axum::http::HeaderMap,
+    body: Bytes,
+) -> Response {
     let mood = root.with(|state| {
         state.calls.push(Call {
             method: method.to_string(),
             path: uri.path().to_owned(),
             query: uri.query().unwrap_or_default().to_owned(),
+            authorization: headers
+                .get("authorization")
+                .map(|value| value.to_str().unwrap().to_owned())
+                .unwrap_or_default(),
             body: serde_json::from_slice(&body).unwrap_or(Value::Null),
         });
         state.mood
