@@ -6,7 +6,7 @@
 //! loses anything, and nothing of it runs inside a request or in the MQTT loop.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::JobName;
 use protocol::mqtt::{ChangeKind, HostResult, UpdatesAvailable};
@@ -23,9 +23,11 @@ use crate::subnets;
 /// Tasks that run at once.
 const AT_ONCE: usize = 256;
 /// A task runs no longer than this ...
-const TIME_LIMIT: Duration = Duration::from_secs(20);
-/// ... so that it has ended before another replica may take it up.
-const LEASE: Duration = Duration::from_secs(30);
+const TIME_LIMIT: Duration = Duration::from_secs(6);
+/// ... so that it has ended before another replica may take it up, which is soon enough after a death.
+const LEASE: Duration = Duration::from_secs(7);
+/// Between two attempts to note an outcome.
+const NOTE_AGAIN: Duration = Duration::from_millis(300);
 /// First pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause between two attempts.
@@ -69,6 +71,7 @@ pub async fn run(cluster: Arc<Cluster>) {
 }
 
 async fn attempt(cluster: &Cluster, claimed: &Claimed) {
+    let started = Instant::now();
     let outcome = match tokio::time::timeout(TIME_LIMIT, perform(cluster, claimed)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Failure::Later("it took too long".to_owned())),
@@ -84,13 +87,17 @@ async fn attempt(cluster: &Cluster, claimed: &Claimed) {
             false
         }
     };
-    if let Err(error) = cluster
-        .store
+    let store = &cluster.store;
+    while let Err(error) = store
         .finish(claimed, done, FIRST_PAUSE, LONGEST_PAUSE)
         .await
     {
-        // The lease ends, and the task comes again.
         tracing::debug!(task = claimed.task, %error, "outcome not noted");
+        if started.elapsed() > LEASE {
+            // The task comes again.
+            return;
+        }
+        tokio::time::sleep(NOTE_AGAIN).await;
     }
 }
 
