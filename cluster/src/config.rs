@@ -103,7 +103,7 @@ pub struct Config {
     #[arg(long, env = "NODE_SILENCE_SECONDS", default_value = "60", value_parser = seconds("60"))]
     pub node_silence: Duration,
     /// Seconds that a node may be offline before its instances are withdrawn.
-    #[arg(long, env = "NODE_GRACE_SECONDS", default_value = "20", value_parser = seconds("20"))]
+    #[arg(long, env = "NODE_GRACE_SECONDS", default_value = "10", value_parser = seconds("10"))]
     pub node_grace: Duration,
     /// Seconds after which a withdrawn node's subnetworks are given back.
     #[arg(long, env = "NODE_FORGET_SECONDS", default_value = "86400", value_parser = seconds("86400"))]
@@ -306,7 +306,7 @@ mod tests {
         ]);
         assert_eq!((config.my_port, config.mqtt_broker_port), (10110, 10003));
         assert_eq!(config.redis_url, "redis://127.0.0.1:6379");
-        assert_eq!(config.node_grace, Duration::from_secs(20));
+        assert_eq!(config.node_grace, Duration::from_secs(10));
         assert_eq!(config.caller().cluster_address, None);
         assert_eq!(config.id(), "cluster");
     }

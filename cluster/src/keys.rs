@@ -24,6 +24,7 @@
 //! | `seq:<node>` | hash | subject → last `seq` and when; expires |
 //! | `status` | hash | node → `1`/`0` and since when (ms), from `net/status` |
 //! | `seen` | sorted set | node → last `information` (ms) |
+//! | `signs` | sorted set | node → its last message of any kind (ms), to within seconds |
 //! | `departed` | set | nodes whose instances were withdrawn because they vanished |
 //! | `away:<node>` | hash | `<job>/<number>` → record that was withdrawn because the node vanished; comes back with it |
 //! | `host:<node>` | string | last answer of the root for the node's own processes |

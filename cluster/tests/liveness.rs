@@ -296,3 +296,41 @@ async fn when_most_nodes_vanish_at_once_none_is_withdrawn() {
     assert_eq!(bench.metric("nodes_withdrawn_total").await, 0);
     assert_eq!(count(&watcher.query(APP, "").await), 2);
 }
+
+/// The will of a node that dies while the broker is down is never published.
+#[tokio::test]
+async fn a_node_that_dies_with_the_broker_is_withdrawn() {
+    let mut bench = Bench::start().await;
+    bench.root.set(job(APP, 3, 2));
+    let mut others = Vec::new();
+    for number in 2..5 {
+        others.push(bench.node(&format!("n{number}")).await);
+    }
+    let node = bench.node("n1").await;
+    for node in others.iter().chain([&node]) {
+        node.status(true).await;
+    }
+    node.deployed(APP, 0, 2).await;
+    others[0].deployed(APP, 1, 3).await;
+    others[1]
+        .sees("both", APP, |answer| count(answer) == 2)
+        .await;
+    bench.broker.as_mut().unwrap().kill();
+    drop(node);
+    bench.broker = Some(support::mosquitto(bench.broker_port, &bench.folder.0));
+    bench.ready().await;
+    // The others do as the contract says: when they connect, and every minute.
+    let answer = eventually("the dead one is withdrawn", async || {
+        others[0].status(true).await;
+        others[0].deployed(APP, 1, 3).await;
+        let answer = others[1].query(APP, "").await;
+        (count(&answer) == 1).then_some(answer)
+    })
+    .await;
+    assert_eq!(answer["instance_list"][0]["instance_number"], 1);
+    let node = bench.node("n1").await;
+    node.status(true).await;
+    others[1]
+        .sees("it is back", APP, |answer| count(answer) == 2)
+        .await;
+}

@@ -12,5 +12,6 @@ owe_host(node, 0)
 redis.call('DEL', key, P .. 'away:' .. node)
 redis.call('HDEL', P .. 'status', node)
 redis.call('ZREM', P .. 'seen', node)
+redis.call('ZREM', P .. 'signs', node)
 redis.call('SREM', P .. 'departed', node)
 return 1

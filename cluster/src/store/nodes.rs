@@ -24,6 +24,10 @@ pub struct Lives {
     pub seen: BTreeMap<String, String>,
     /// Nodes that were withdrawn.
     pub departed: Vec<String>,
+    /// Node → last message of any kind, ms as text.
+    pub signs: BTreeMap<String, String>,
+    /// Nodes that say they are online, and run something.
+    pub busy: Vec<String>,
 }
 
 impl Store {
@@ -77,6 +81,14 @@ impl Store {
         .await
     }
 
+    /// A node said something.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn sign(&self, node: &str) -> Result<(), StoreError> {
+        self.call(&scripts::SIGN, &[node]).await.map(|_: u8| ())
+    }
+
     /// A sign of life.
     ///
     /// # Errors
@@ -90,7 +102,8 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn lives(&self) -> Result<Lives, StoreError> {
-        let (now, status, seen, departed): (u64, Pairs, Pairs, Vec<String>) =
+        type Answer = (u64, Pairs, Pairs, Vec<String>, Pairs, Vec<String>);
+        let (now, status, seen, departed, signs, busy): Answer =
             self.call(&scripts::LIVENESS, &[]).await?;
         let map = |flat: &Pairs| {
             pairs(flat)
@@ -102,6 +115,8 @@ impl Store {
             status: map(&status),
             seen: map(&seen),
             departed,
+            signs: map(&signs),
+            busy,
         })
     }
 

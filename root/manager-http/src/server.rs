@@ -58,6 +58,7 @@ pub async fn serve(
     tls: Option<Arc<ServerConfig>>,
     mut stop: watch::Receiver<bool>,
 ) {
+    allow_files(limits.max_connections);
     let connections = Arc::new(Connections::default());
     let shared = Arc::new(Shared {
         app,
@@ -99,6 +100,27 @@ pub async fn serve(
     drop(open);
     // Nothing is ever sent: it ends with the last connection.
     let _ = all_closed.recv().await;
+}
+
+/// Each connection is a file, and many systems allow 1,024 of them unless a process asks for more.
+fn allow_files(connections: usize) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let wanted = u64::try_from(connections)
+        .unwrap_or(u64::MAX)
+        .saturating_add(512);
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft >= wanted {
+            return Ok(true);
+        }
+        setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard)?;
+        Ok(hard >= wanted)
+    });
+    if raised != Ok(true) {
+        tracing::warn!(
+            wanted,
+            "the system allows fewer open files than MAX_CONNECTIONS needs; raise the limit (ulimit -n, LimitNOFILE)"
+        );
+    }
 }
 
 async fn connection(
