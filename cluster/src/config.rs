@@ -1,8 +1,12 @@
 //! Settings: the environment of the contract's section 3, each with a flag of the same name.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use manager_http::Limits;
+use rustls::{ClientConfig, ServerConfig};
 
 /// The cluster service manager of Oakestra Net: it stands between the nodes of one cluster (MQTT)
 /// and the root service manager (HTTP).
@@ -39,6 +43,38 @@ pub struct Config {
     /// Root service manager's port.
     #[arg(long, env = "ROOT_SERVICE_MANAGER_PORT", default_value = "10099", value_parser = or_default::<u16>("10099"))]
     pub root_service_manager_port: u16,
+    /// The root is called by TLS.
+    #[arg(
+        long,
+        env = "ROOT_SERVICE_MANAGER_USE_TLS",
+        default_value = "false",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_parser = switch
+    )]
+    pub root_service_manager_use_tls: bool,
+    /// Authority of the root's certificate, PEM.
+    #[arg(long, env = "ROOT_CA_FILE")]
+    pub root_ca_file: Option<PathBuf>,
+    /// Certificate of this manager, PEM: shown to the root, and to callers where it serves by TLS.
+    #[arg(long, env = "CLUSTER_CERT_FILE")]
+    pub cluster_cert_file: Option<PathBuf>,
+    /// Key of that certificate, PEM.
+    #[arg(long, env = "CLUSTER_KEY_FILE")]
+    pub cluster_key_file: Option<PathBuf>,
+    /// Serve by TLS alone; callers of /api/net/ have to show a certificate of ROOT_CA_FILE.
+    #[arg(
+        long,
+        env = "CLUSTER_SERVICE_MANAGER_USE_TLS",
+        default_value = "false",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_parser = switch
+    )]
+    pub cluster_service_manager_use_tls: bool,
+    /// Bearer token that callers of /api/net/ have to show, and that the root is shown.
+    #[arg(long, env = "API_TOKEN", hide_env_values = true)]
+    pub api_token: Option<String>,
     /// System manager's host (accepted for upstream's compose files; not contacted).
     #[arg(long, env = "SYSTEM_MANAGER_URL")]
     pub system_manager_url: Option<String>,
@@ -67,11 +103,17 @@ pub struct Config {
     #[arg(long, env = "NODE_SILENCE_SECONDS", default_value = "60", value_parser = seconds("60"))]
     pub node_silence: Duration,
     /// Seconds that a node may be offline before its instances are withdrawn.
-    #[arg(long, env = "NODE_GRACE_SECONDS", default_value = "20", value_parser = seconds("20"))]
+    #[arg(long, env = "NODE_GRACE_SECONDS", default_value = "10", value_parser = seconds("10"))]
     pub node_grace: Duration,
     /// Seconds after which a withdrawn node's subnetworks are given back.
     #[arg(long, env = "NODE_FORGET_SECONDS", default_value = "86400", value_parser = seconds("86400"))]
     pub node_forget: Duration,
+    /// Log as JSON, one object a line. What is logged is set by RUST_LOG (default: info).
+    #[arg(long, env = "LOG_JSON", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = switch)]
+    pub log_json: bool,
+    /// What one caller may take.
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 /// Compose files pass what is not set as empty text: then the default counts.
@@ -86,6 +128,35 @@ where
     }
 }
 
+/// On or off, as compose files write it; empty is off.
+fn switch(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "" | "0" | "false" | "no" | "off" => Ok(false),
+        "1" | "true" | "yes" | "on" => Ok(true),
+        other => Err(format!("`{other}` is neither true nor false")),
+    }
+}
+
+/// TLS in both directions, as far as it is set.
+#[derive(Debug, Default)]
+pub struct Tls {
+    /// For serving; then a caller's certificate lets it in.
+    pub server: Option<Arc<ServerConfig>>,
+    /// For calling the root.
+    pub client: Option<Arc<ClientConfig>>,
+}
+
+/// Why the settings do not fit together.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsSettings {
+    /// A setting needs another one.
+    #[error("{0} needs {1}")]
+    Needs(&'static str, &'static str),
+    /// A file cannot be used.
+    #[error(transparent)]
+    Files(#[from] manager_http::TlsError),
+}
+
 fn seconds(default: &'static str) -> impl Fn(&str) -> Result<Duration, String> + Clone {
     let number = or_default::<f64>(default);
     move |text| {
@@ -97,10 +168,58 @@ fn seconds(default: &'static str) -> impl Fn(&str) -> Result<Duration, String> +
 }
 
 impl Config {
+    /// Reads the certificates.
+    ///
+    /// # Errors
+    /// See [`TlsSettings`].
+    pub fn tls(&self) -> Result<Tls, TlsSettings> {
+        let named = |setting, path: &Option<PathBuf>| {
+            let path = path.clone().filter(|path| !path.as_os_str().is_empty());
+            path.map(|path| (setting, path))
+        };
+        let root = named("ROOT_CA_FILE", &self.root_ca_file);
+        let certificate = named("CLUSTER_CERT_FILE", &self.cluster_cert_file);
+        let key = named("CLUSTER_KEY_FILE", &self.cluster_key_file);
+        let file = |(setting, path): &(&'static str, PathBuf)| (*setting, path.clone());
+        let own = match (&certificate, &key) {
+            (Some(certificate), Some(key)) => Some((file(certificate), file(key))),
+            (None, None) => None,
+            _ => {
+                return Err(TlsSettings::Needs(
+                    "CLUSTER_CERT_FILE",
+                    "CLUSTER_KEY_FILE, and the other way round",
+                ));
+            }
+        };
+        let own = own
+            .as_ref()
+            .map(|(certificate, key)| ((certificate.0, &*certificate.1), (key.0, &*key.1)));
+        let root = root.as_ref().map(|root| (root.0, &*root.1));
+        let needs = |setting, other| TlsSettings::Needs(setting, other);
+        let mut tls = Tls::default();
+        if self.root_service_manager_use_tls {
+            let root = root.ok_or_else(|| needs("ROOT_SERVICE_MANAGER_USE_TLS", "ROOT_CA_FILE"))?;
+            tls.client = Some(manager_http::client_config(root, own)?);
+        }
+        if self.cluster_service_manager_use_tls {
+            let serving = "CLUSTER_SERVICE_MANAGER_USE_TLS";
+            let (certificate, key) =
+                own.ok_or_else(|| needs(serving, "CLUSTER_CERT_FILE and CLUSTER_KEY_FILE"))?;
+            let root = root.ok_or_else(|| needs(serving, "ROOT_CA_FILE"))?;
+            tls.server = Some(manager_http::server_config(certificate, key, Some(root))?);
+        }
+        Ok(tls)
+    }
+
     /// Base of the root's URLs, without a slash at the end.
     pub fn root_base(&self) -> String {
         let host = self.root_service_manager_url.trim_end_matches('/');
-        let (scheme, host) = host.split_once("://").unwrap_or(("http", host));
+        let plain = if self.root_service_manager_use_tls {
+            "https"
+        } else {
+            "http"
+        };
+        let (scheme, host) = host.split_once("://").unwrap_or((plain, host));
         let port = self.root_service_manager_port;
         if host.contains(':') && !host.starts_with('[') {
             format!("{scheme}://[{host}]:{port}")
@@ -187,7 +306,7 @@ mod tests {
         ]);
         assert_eq!((config.my_port, config.mqtt_broker_port), (10110, 10003));
         assert_eq!(config.redis_url, "redis://127.0.0.1:6379");
-        assert_eq!(config.node_grace, Duration::from_secs(20));
+        assert_eq!(config.node_grace, Duration::from_secs(10));
         assert_eq!(config.caller().cluster_address, None);
         assert_eq!(config.id(), "cluster");
     }

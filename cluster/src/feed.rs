@@ -6,53 +6,91 @@
 //! then held jobs are read again in turn.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::root_http::{ChannelMessage, changes_channel};
 use redis_link::{Event, Link, Subscription};
 
 use crate::cluster::Cluster;
-use crate::jobs::PullError;
+use crate::jobs::{self, PullError};
 use crate::keys::task;
 use crate::store::StoreError;
 
-/// In this many ticks every held job of a reference root is read once.
-const TURN: usize = 10;
-/// With the channel, the question is asked this much more seldom.
+/// In this time every held job of a reference root is read once, ...
+const TURN: Duration = Duration::from_secs(9);
+/// ... as long as that takes no more than so many questions at a time.
+const AT_ONCE: usize = 200;
+/// With the channel, the question is asked this much more seldom, ...
 const SELDOM: u32 = 10;
+/// ... as long as the root's heartbeats (every 2 s) come through it.
+const SILENCE: Duration = Duration::from_secs(5);
+/// One replica asks; when it dies, another has to follow soon, however seldom the question is.
+const LONGEST_LEASE: Duration = Duration::from_secs(4);
 
 /// Follows the root, for ever.
 pub async fn run(cluster: Arc<Cluster>, root_redis: Option<Link>) {
     let channel = changes_channel(cluster.config.id());
     let mut subscription = root_redis.map(|link| link.subscribe(vec![channel]));
-    let every = cluster.config.changes_poll;
-    let every = match subscription {
-        Some(_) => every * SELDOM,
-        None => every,
+    let poll = cluster.config.changes_poll;
+    let mut clock = Clock {
+        // At once.
+        asked: Instant::now()
+            .checked_sub(poll)
+            .unwrap_or_else(Instant::now),
+        heard: None,
+        failed: false,
     };
     let mut cursor = 0;
-    let mut pause = every;
     loop {
-        let catch_up = tokio::select! {
-            () = tokio::time::sleep(pause) => true,
-            event = next(&mut subscription) => match hear(&cluster, event).await {
-                Ok(gap) => gap,
-                Err(error) => {
-                    tracing::debug!(%error, "change not noted");
-                    true
+        let gap = tokio::select! {
+            () = tokio::time::sleep_until(clock.next(poll).into()) => false,
+            event = next(&mut subscription) => {
+                if matches!(event, Event::Message { .. }) {
+                    clock.heard = Some(Instant::now());
+                }
+                match hear(&cluster, event).await {
+                    Ok(true) => true,
+                    Ok(false) => continue,
+                    Err(error) => {
+                        tracing::debug!(%error, "change not noted");
+                        true
+                    }
                 }
             },
         };
-        if !catch_up {
-            continue;
-        }
-        pause = match ask(&cluster, every, &mut cursor).await {
-            Ok(()) => every,
-            Err(error) => {
-                tracing::debug!(%error, "the root's changes are not known now");
-                cluster.config.changes_poll
-            }
+        clock.asked = Instant::now();
+        // Whoever saw a gap closes it: the replica whose turn it is may be the one that just died.
+        let asked = if gap {
+            ask(&cluster, &mut cursor).await
+        } else {
+            ask_in_turn_with_others(&cluster, &mut cursor).await
         };
+        clock.failed = asked.is_err();
+        if let Err(error) = asked {
+            tracing::debug!(%error, "the root's changes are not known now");
+        }
+    }
+}
+
+/// When the root is asked next.
+struct Clock {
+    asked: Instant,
+    /// The root's last message on the channel.
+    heard: Option<Instant>,
+    /// Whether the last question got no answer.
+    failed: bool,
+}
+
+impl Clock {
+    fn next(&self, poll: Duration) -> Instant {
+        let soon = self.asked + poll;
+        match self.heard {
+            // A channel that falls silent, or never spoke, is no reason to ask seldom.
+            Some(heard) if !self.failed => {
+                (self.asked + poll * SELDOM).min(soon.max(heard + SILENCE))
+            }
+            _ => soon,
+        }
     }
 }
 
@@ -82,9 +120,12 @@ async fn hear(cluster: &Cluster, event: Event) -> Result<bool, StoreError> {
             if change.revision <= revision {
                 return Ok(false);
             }
-            let refresh = task::refresh(&change.job_name);
-            // Announced when nodes would see a difference; the HTTP notification comes as well.
-            cluster.store.owe(&refresh, "", Duration::ZERO).await?;
+            // The HTTP notification, or another replica, may have brought it already.
+            if !jobs::is_known(cluster, &change.job_name, &change.epoch, change.revision).await? {
+                let refresh = task::refresh(&change.job_name);
+                let kind = change.kind.as_str();
+                cluster.store.owe(&refresh, kind, Duration::ZERO).await?;
+            }
             if change.prev > revision {
                 return Ok(true);
             }
@@ -94,27 +135,37 @@ async fn hear(cluster: &Cluster, event: Event) -> Result<bool, StoreError> {
     }
 }
 
-async fn ask(cluster: &Cluster, every: Duration, cursor: &mut usize) -> Result<(), PullError> {
-    let store = &cluster.store;
-    let lease = every * 3 + Duration::from_secs(5);
-    if !store.lease("feed", &cluster.replica, lease).await? {
+async fn ask_in_turn_with_others(cluster: &Cluster, cursor: &mut usize) -> Result<(), PullError> {
+    let lease = (cluster.config.changes_poll + Duration::from_secs(1)).min(LONGEST_LEASE);
+    if !cluster.store.lease("feed", &cluster.replica, lease).await? {
         return Ok(());
     }
+    ask(cluster, cursor).await
+}
+
+async fn ask(cluster: &Cluster, cursor: &mut usize) -> Result<(), PullError> {
+    let store = &cluster.store;
     let (epoch, revision) = store.feed().await?;
     let Some(changes) = cluster.root.changes(revision, &epoch).await? else {
         return in_turn(cluster, cursor).await;
     };
-    if changes.epoch != epoch && !epoch.is_empty() {
+    let anew = changes.epoch != epoch;
+    // A backup that was put back: the same store, earlier.
+    let back = !anew && changes.revision < revision;
+    if anew || back {
+        // The first answer of all may come after copies of an earlier epoch.
         let reports = store.epoch_changed().await?;
-        tracing::warn!(
-            reports,
-            "the root made its store anew; it is told again what runs here"
-        );
+        if reports > 0 || !epoch.is_empty() {
+            tracing::warn!(
+                reports,
+                "the root made its store anew or lost a part of it; it is told again what runs here"
+            );
+        }
     }
     for job in &changes.jobs {
         store.owe(&task::refresh(job), "", Duration::ZERO).await?;
     }
-    if changes.epoch != epoch || changes.revision != revision {
+    if anew || changes.revision != revision {
         store.keep_feed(&changes.epoch, changes.revision).await?;
     }
     Ok(())
@@ -123,7 +174,9 @@ async fn ask(cluster: &Cluster, every: Duration, cursor: &mut usize) -> Result<(
 async fn in_turn(cluster: &Cluster, cursor: &mut usize) -> Result<(), PullError> {
     let mut jobs = cluster.store.jobs().await?;
     jobs.sort_unstable();
-    let count = jobs.len().div_ceil(TURN);
+    let poll = cluster.config.changes_poll.as_millis().max(1);
+    let ticks = usize::try_from(TURN.as_millis() / poll).unwrap_or(1);
+    let count = jobs.len().div_ceil(ticks.clamp(1, 10)).min(AT_ONCE);
     for job in jobs
         .iter()
         .cycle()
@@ -135,4 +188,28 @@ async fn in_turn(cluster: &Cluster, cursor: &mut usize) -> Result<(), PullError>
     }
     *cursor = cursor.wrapping_add(count);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_question_is_seldom_only_while_the_channel_speaks() {
+        let start = Instant::now();
+        let poll = Duration::from_secs(3);
+        let mut clock = Clock {
+            asked: start,
+            heard: None,
+            failed: false,
+        };
+        let after = |clock: &Clock| clock.next(poll).duration_since(start).as_secs();
+        assert_eq!(after(&clock), 3);
+        clock.heard = Some(start + Duration::from_secs(1));
+        assert_eq!(after(&clock), 6);
+        clock.heard = Some(start + Duration::from_secs(28));
+        assert_eq!(after(&clock), 30);
+        clock.failed = true;
+        assert_eq!(after(&clock), 3);
+    }
 }

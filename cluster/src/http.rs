@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -55,6 +55,8 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
                 "no such method here".to_owned(),
             )
         })
+        // The server has a limit of its own, which is a setting.
+        .layer(DefaultBodyLimit::disable())
         .with_state(cluster)
 }
 
@@ -118,7 +120,13 @@ async fn update(State(cluster): State<Arc<Cluster>>, body: Bytes) -> Result<&'st
             format!("instance_number {} is below -1", update.instance_number),
         ));
     }
-    if !is_known(&cluster, &update).await? {
+    let known = match (&update.epoch, update.revision) {
+        (Some(epoch), Some(revision)) => {
+            jobs::is_known(&cluster, &update.job_name, epoch, revision).await?
+        }
+        _ => false,
+    };
+    if !known {
         cluster
             .store
             .owe(
@@ -129,18 +137,6 @@ async fn update(State(cluster): State<Arc<Cluster>>, body: Bytes) -> Result<&'st
             .await?;
     }
     Ok("update notification received")
-}
-
-/// Whether the copy already holds what the update tells of; nodes were told when it came.
-async fn is_known(cluster: &Cluster, update: &JobUpdate) -> Result<bool, StoreError> {
-    let (Some(epoch), Some(revision)) = (&update.epoch, update.revision) else {
-        return Ok(false);
-    };
-    let held = cluster.store.held(&update.job_name).await?;
-    Ok(held.is_some_and(|held| {
-        held.job.epoch.as_ref() == Some(epoch)
-            && held.job.revision.is_some_and(|held| held >= revision)
-    }))
 }
 
 async fn ready(State(cluster): State<Arc<Cluster>>) -> Result<Response, Failure> {

@@ -63,6 +63,23 @@ pub async fn pull(
     Ok(Some(job.job_name))
 }
 
+/// Whether the copy already holds what a change tells of; nodes were told when it came.
+///
+/// # Errors
+/// Redis is away.
+pub async fn is_known(
+    cluster: &Cluster,
+    job: &JobName,
+    epoch: &str,
+    revision: u64,
+) -> Result<bool, StoreError> {
+    let held = cluster.store.held(job).await?;
+    Ok(held.is_some_and(|held| {
+        held.job.epoch.as_deref() == Some(epoch)
+            && held.job.revision.is_some_and(|held| held >= revision)
+    }))
+}
+
 /// What a new copy changes.
 #[derive(Debug, Default, Clone, Copy)]
 struct Difference {

@@ -7,6 +7,7 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `schema` | string | version of this table |
+//! | `server` | string | run id of the server that held the store last: another one is looked at before it is used |
 //! | `ticket` | counter | orders everything below: what has the higher ticket came later |
 //! | `jobs` | set | names of jobs that this cluster has to do with |
 //! | `job:<job>` | hash | the root's copy: `copy` (JSON), `ticket` (taken before the root was asked), `id`, `epoch`, `revision`, `numbers` (`,0,1,`), `addresses` (JSON list) |
@@ -18,12 +19,14 @@
 //! | `node:interests:<node>` | set | the same from the node's side |
 //! | `node:instances:<node>` | set | `<job>/<number>` of live announcements |
 //! | `node:subnets:<node>` | list | `<v4> <v6>` in the order they were given |
-//! | `subnets:owner` | hash | v4 → node |
+//! | `subnets:owner` | hash | v4, and v6 → node |
 //! | `subnets:free` | sorted set | `<v4> <v6>`, score = when its rest ends (ms); only under a root that takes nothing back |
 //! | `seq:<node>` | hash | subject → last `seq` and when; expires |
 //! | `status` | hash | node → `1`/`0` and since when (ms), from `net/status` |
 //! | `seen` | sorted set | node → last `information` (ms) |
+//! | `signs` | sorted set | node → its last message of any kind (ms), to within seconds |
 //! | `departed` | set | nodes whose instances were withdrawn because they vanished |
+//! | `away:<node>` | hash | `<job>/<number>` → record that was withdrawn because the node vanished; comes back with it |
 //! | `host:<node>` | string | last answer of the root for the node's own processes |
 //! | `tasks` | hash | task → ticket and payload: what is owed to root and nodes |
 //! | `tasks:due`, `tasks:lease`, `tasks:attempts` | sorted set, hashes | when it is due, who works on it until when, failed attempts |
@@ -69,6 +72,8 @@ pub mod task {
         Refresh(JobName),
         /// Take back our interest at the root.
         Forget(JobName),
+        /// Give back the instance that stood for a node's own processes; the payload is the root's answer.
+        HostBack(String),
         /// Give a subnetwork back to the root; the payload is `<v4> <v6>`.
         GiveBack(String),
     }
@@ -81,6 +86,7 @@ pub mod task {
             "refresh" => Task::Refresh(about.parse().ok()?),
             "forget" => Task::Forget(about.parse().ok()?),
             "giveback" => Task::GiveBack(about.to_owned()),
+            "hostback" => Task::HostBack(about.to_owned()),
             "report" => {
                 let (job, number) = about.rsplit_once('/')?;
                 Task::Report(job.parse().ok()?, number.parse().ok()?)

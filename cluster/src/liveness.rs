@@ -4,6 +4,9 @@
 //! `information` has to stop. Silence proves nothing while we ourselves hear nothing, and when more
 //! than half of the nodes are missing it is more likely the network or the broker: then none is
 //! withdrawn, and an alarm is raised.
+//!
+//! A will is lost with a broker that is killed. So a node that says it is online and runs something has to
+//! say something once in our session with the broker: it does when it connects, and every minute.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +54,16 @@ fn judge(lives: &Lives, heard: Duration, silence: Duration, grace: Duration) -> 
             continue;
         };
         if online == "1" {
+            let sign = lives.signs.get(node).and_then(|sign| sign.parse().ok());
+            let quiet_for = lives.now.saturating_sub(sign.unwrap_or(0));
+            if lives.busy.contains(node) && heard >= 2 * silence && quiet_for > heard {
+                missing += 1;
+                vanished.push(Vanished {
+                    node: node.clone(),
+                    status: status.clone(),
+                    seen: String::new(),
+                });
+            }
             continue;
         }
         missing += 1;
@@ -95,6 +108,8 @@ fn long_gone(lives: &Lives, limit: Duration) -> Vec<(String, String)> {
         .filter_map(|node| {
             let status = lives.status.get(node).cloned().unwrap_or_default();
             let since = match status.split_once(' ') {
+                // By its own word it is online still: what counts is when it said something last.
+                Some(("1", _)) => lives.signs.get(node)?.as_str(),
                 Some((_, since)) => since,
                 None => lives.seen.get(node)?.as_str(),
             };
@@ -168,6 +183,8 @@ pub async fn run(cluster: Arc<Cluster>, session: Arc<Session>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -185,6 +202,8 @@ mod tests {
             status: map(status),
             seen: map(seen),
             departed: Vec::new(),
+            signs: BTreeMap::new(),
+            busy: Vec::new(),
         }
     }
 
@@ -233,6 +252,20 @@ mod tests {
             judge(&Lives::default(), MINUTE, MINUTE, GRACE),
             Judgement::default()
         );
+    }
+
+    #[test]
+    fn a_busy_node_has_to_say_something_in_our_session() {
+        let mut nodes = lives(&[("a", "1 0"), ("b", "1 0"), ("c", "1 0")], &[]);
+        nodes.busy = vec!["a".into(), "b".into()];
+        nodes.signs = [("a", "700000"), ("b", "900000"), ("c", "1")]
+            .map(|(node, at)| (node.to_owned(), at.to_owned()))
+            .into();
+        let heard = Duration::from_secs(200);
+        assert_eq!(names(&judge(&nodes, heard, MINUTE, GRACE)), ["a"]);
+        assert!(judge(&nodes, MINUTE, MINUTE, GRACE).vanished.is_empty());
+        let longer = Duration::from_secs(400);
+        assert!(judge(&nodes, longer, MINUTE, GRACE).vanished.is_empty());
     }
 
     #[test]

@@ -27,6 +27,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser as _;
+use manager_http::{Client, Guard};
 use redis_link::{Link, Target};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +39,9 @@ use metrics::Metrics;
 use root_client::RootClient;
 use store::Store;
 
+/// How long open requests may take after SIGTERM.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Why the manager cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 enum Fatal {
@@ -48,12 +52,12 @@ enum Fatal {
     },
     #[error(transparent)]
     Tls(#[from] mqtt::TlsError),
-    #[error("no HTTP client: {0}")]
-    Client(#[from] reqwest::Error),
+    #[error(transparent)]
+    TlsSettings(#[from] config::TlsSettings),
     #[error("cannot listen on port {port}: {error}; is another manager running? Set MY_PORT")]
     Listen { port: u16, error: std::io::Error },
-    #[error("the HTTP server failed: {0}")]
-    Serve(std::io::Error),
+    #[error("the HTTP server failed")]
+    Serve,
     #[error("cannot wait for signals: {0}")]
     Signal(std::io::Error),
     #[error(transparent)]
@@ -62,13 +66,9 @@ enum Fatal {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .init();
-    match serve(Config::parse()).await {
+    let config = Config::parse();
+    start_logging(config.log_json);
+    match serve(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -77,9 +77,22 @@ async fn main() -> ExitCode {
     }
 }
 
-fn link(setting: &'static str, url: &str, slot_key: &str) -> Result<Link, Fatal> {
-    let target = Target::parse(url).map_err(|error| Fatal::Url { setting, error })?;
-    Ok(Link::new(target, slot_key))
+fn start_logging(json: bool) {
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr);
+    if json {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+}
+
+fn target(setting: &'static str, url: &str) -> Result<Target, Fatal> {
+    Target::parse(url).map_err(|error| Fatal::Url { setting, error })
 }
 
 /// A name that no other process has: replicas meet at the broker and in Redis.
@@ -92,23 +105,36 @@ fn replica() -> String {
 
 async fn serve(config: Config) -> Result<(), Fatal> {
     let prefix = keys::prefix(&config.cluster_name);
-    let redis = link("REDIS_URL", &config.redis_url, &prefix)?;
+    let redis = Link::with_greeting(
+        target("REDIS_URL", &config.redis_url)?,
+        &prefix,
+        scripts::SETTLE.clone(),
+    );
     let root_redis = match config
         .root_redis_url
         .as_deref()
         .filter(|url| !url.is_empty())
     {
-        Some(url) => Some(link("ROOT_REDIS_URL", url, "{oak:root}:")?),
+        Some(url) => Some(Link::new(target("ROOT_REDIS_URL", url)?, "{oak:root}:")),
         None => None,
     };
     let transport = mqtt::transport(&config)?;
+    if matches!(transport, rumqttc::Transport::Tcp) {
+        tracing::warn!(
+            "MQTT without client certificates: whoever reaches the broker may speak for any node; set MQTT_CERT, and give the broker the rules that mosquitto-acl writes"
+        );
+    }
+    let tls = config.tls()?;
+    let guard = Guard::new(config.api_token.as_deref(), tls.server.is_some());
+    guard.say();
     let metrics = Arc::new(Metrics::default());
     let root = RootClient::new(
         config.root_base(),
         config.caller(),
         config.id().to_owned(),
         Arc::clone(&metrics),
-    )?;
+        Client::new(tls.client, &guard, root_client::ANSWER_TIMEOUT),
+    );
     let port = config.my_port;
     let cluster = Arc::new(Cluster {
         store: Store::new(redis, prefix),
@@ -129,16 +155,28 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );
-    let server = axum::serve(listener, http::routes(Arc::clone(&cluster)))
-        .with_graceful_shutdown(stopped(signals()?));
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let signals = signals()?;
+    let mut server = tokio::spawn(manager_http::serve(
+        listener,
+        http::routes(Arc::clone(&cluster)),
+        guard,
+        cluster.config.limits,
+        tls.server,
+        stopping,
+    ));
     let mut background = tokio::spawn(background(Arc::clone(&cluster), transport, root_redis));
     tokio::select! {
-        served = server => {
+        () = stopped(signals) => {
+            let _ = stop.send(true);
+            if tokio::time::timeout(GRACE, server).await.is_err() {
+                tracing::warn!("some requests did not finish in time");
+            }
             background.abort();
-            served.map_err(Fatal::Serve)?;
             tracing::info!("stopped");
             Ok(())
         }
+        _ = &mut server => Err(Fatal::Serve),
         failed = &mut background => match failed {
             Ok(Err(error)) => Err(error.into()),
             Ok(Ok(())) | Err(_) => Ok(()),

@@ -34,6 +34,7 @@ counters! {
     mqtt_messages_total, "counter", "Messages from nodes.";
     mqtt_malformed_total, "counter", "Messages that could not be read and were dropped.";
     mqtt_late_total, "counter", "Messages that a later one of the same node had overtaken.";
+    mqtt_foreign_total, "counter", "Announcements of an address of another node's subnetwork, refused.";
     mqtt_sessions_total, "counter", "Sessions with the broker.";
     mqtt_connected, "gauge", "1 while a session with the broker is up.";
     mqtt_undelivered_total, "counter", "Answers that found no session; nodes ask again.";

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::http::{Method, StatusCode};
+use manager_http::{Answer, Client};
 use protocol::mqtt::HostResult;
 use protocol::root_http::{CallerQuery, Changes, DeployStatus, ErrorMessage, HostRequest, Subnet};
 use protocol::{Job, JobName, address};
-use reqwest::{Method, StatusCode, Url};
 use tokio::sync::Semaphore;
+use url::Url;
 
 use crate::metrics::Metrics;
 
-/// A connection must stand by then.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// An answer must be here by then.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// Calls that run at once.
 const CALLS: usize = 64;
 
@@ -77,7 +77,7 @@ pub enum GivenBack {
 /// The root service manager.
 #[derive(Debug)]
 pub struct RootClient {
-    http: reqwest::Client,
+    http: Client,
     base: String,
     caller: Vec<(&'static str, String)>,
     cluster_id: String,
@@ -87,28 +87,15 @@ pub struct RootClient {
     metrics: Arc<Metrics>,
 }
 
-struct Answer {
-    status: StatusCode,
-    body: Vec<u8>,
-}
-
 impl RootClient {
     /// A client; nothing is contacted yet.
-    ///
-    /// # Errors
-    /// The system gives no HTTP client.
     pub fn new(
         base: String,
         caller: CallerQuery,
         cluster_id: String,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
-            .pool_idle_timeout(Duration::from_secs(20))
-            .build()?;
+        http: Client,
+    ) -> Self {
         let caller = [
             ("cluster_id", caller.cluster_id),
             ("cluster_name", caller.cluster_name),
@@ -117,7 +104,7 @@ impl RootClient {
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
         .collect();
-        Ok(Self {
+        Self {
             http,
             base,
             caller,
@@ -126,12 +113,12 @@ impl RootClient {
             away: AtomicBool::new(false),
             probe: Semaphore::new(1),
             metrics,
-        })
+        }
     }
 
     fn unreachable(&self, reason: &str) -> RootError {
         RootError::Unreachable {
-            base: self.base.clone(),
+            base: manager_http::without_credentials(&self.base),
             reason: reason.to_owned(),
         }
     }
@@ -162,20 +149,8 @@ impl RootClient {
         } else {
             None
         };
-        let mut request = self.http.request(method, url);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let answer = async {
-            let response = request.send().await?;
-            let status = response.status();
-            Ok::<_, reqwest::Error>(Answer {
-                status,
-                body: response.bytes().await?.to_vec(),
-            })
-        }
-        .await;
-        let answer = match answer {
+        let body = body.map(|body| body.to_string().into_bytes());
+        let answer = match self.http.send(method, url.as_str(), body).await {
             Ok(answer)
                 if matches!(
                     answer.status,
@@ -186,8 +161,11 @@ impl RootClient {
             {
                 Err(self.unreachable(&answer.status.to_string()))
             }
+            Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => Err(self.unreachable(
+                "401: it wants credentials; set the same API_TOKEN here and there, or a certificate that it trusts",
+            )),
             Ok(answer) => Ok(answer),
-            Err(error) => Err(self.unreachable(&innermost(&error))),
+            Err(error) => Err(self.unreachable(&error.to_string())),
         };
         let away = answer.is_err();
         if away {
@@ -196,7 +174,10 @@ impl RootClient {
         if self.away.swap(away, Ordering::Relaxed) != away {
             match &answer {
                 Err(error) => tracing::warn!(%error, "the root is away"),
-                Ok(_) => tracing::info!(base = %self.base, "the root answers"),
+                Ok(_) => tracing::info!(
+                    base = manager_http::without_credentials(&self.base),
+                    "the root answers"
+                ),
             }
         }
         answer
@@ -343,12 +324,29 @@ impl RootClient {
     }
 }
 
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+impl RootClient {
+    /// Removes a service with its instances: one that this cluster itself had asked for.
+    ///
+    /// # Errors
+    /// See [`RootError`].
+    pub async fn remove(&self, id: &str) -> Result<(), RootError> {
+        for path in [
+            format!("/api/net/{id}/-1"),
+            format!("/api/net/service/{id}"),
+        ] {
+            let answer = self.call(Method::DELETE, &path, &[], None).await?;
+            // 404 and 400: it is gone already.
+            if !answer.status.is_success()
+                && !matches!(
+                    answer.status,
+                    StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST
+                )
+            {
+                return Err(refused(path, &answer));
+            }
+        }
+        Ok(())
     }
-    cause.to_string()
 }
 
 fn refused(what: String, answer: &Answer) -> RootError {

@@ -31,6 +31,7 @@ scripts! {
     LIVENESS = "liveness.lua";
     DEPART = "depart.lua";
     SEEN = "seen.lua";
+    SIGN = "sign.lua";
     FORGET_NODE = "forget_node.lua";
     SUBNET_GET = "subnet_get.lua";
     SUBNET_ASSIGN = "subnet_assign.lua";
@@ -41,4 +42,5 @@ scripts! {
     FINISH = "finish.lua";
     EPOCH_CHANGED = "epoch_changed.lua";
     LEASE = "lease.lua";
+    SETTLE = "settle.lua";
 }

@@ -6,10 +6,10 @@
 //! loses anything, and nothing of it runs inside a request or in the MQTT loop.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::JobName;
-use protocol::mqtt::{ChangeKind, UpdatesAvailable};
+use protocol::mqtt::{ChangeKind, HostResult, UpdatesAvailable};
 use protocol::root_http::{DeployStatus, InstanceStatus};
 use tokio::task::JoinSet;
 
@@ -23,13 +23,15 @@ use crate::subnets;
 /// Tasks that run at once.
 const AT_ONCE: usize = 256;
 /// A task runs no longer than this ...
-const TIME_LIMIT: Duration = Duration::from_secs(20);
-/// ... so that it has ended before another replica may take it up.
-const LEASE: Duration = Duration::from_secs(30);
+const TIME_LIMIT: Duration = Duration::from_secs(6);
+/// ... so that it has ended before another replica may take it up, which is soon enough after a death.
+const LEASE: Duration = Duration::from_secs(7);
+/// Between two attempts to note an outcome.
+const NOTE_AGAIN: Duration = Duration::from_millis(300);
 /// First pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// Tasks of other replicas are looked for this often.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -69,6 +71,7 @@ pub async fn run(cluster: Arc<Cluster>) {
 }
 
 async fn attempt(cluster: &Cluster, claimed: &Claimed) {
+    let started = Instant::now();
     let outcome = match tokio::time::timeout(TIME_LIMIT, perform(cluster, claimed)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Failure::Later("it took too long".to_owned())),
@@ -84,13 +87,17 @@ async fn attempt(cluster: &Cluster, claimed: &Claimed) {
             false
         }
     };
-    if let Err(error) = cluster
-        .store
+    let store = &cluster.store;
+    while let Err(error) = store
         .finish(claimed, done, FIRST_PAUSE, LONGEST_PAUSE)
         .await
     {
-        // The lease ends, and the task comes again.
         tracing::debug!(task = claimed.task, %error, "outcome not noted");
+        if started.elapsed() > LEASE {
+            // The task comes again.
+            return;
+        }
+        tokio::time::sleep(NOTE_AGAIN).await;
     }
 }
 
@@ -140,6 +147,7 @@ async fn perform(cluster: &Cluster, claimed: &Claimed) -> Result<(), Failure> {
         }
         Task::Report(job, number) => report(cluster, &job, number, &claimed.payload).await,
         Task::Forget(job) => forget(cluster, &job).await,
+        Task::HostBack(node) => host_back(cluster, &node, &claimed.payload).await,
         Task::GiveBack(_) => Ok(subnets::give_back(cluster, &claimed.payload).await?),
     }
 }
@@ -213,6 +221,24 @@ async fn report(
             jobs::pull(cluster, &Key::Name(job.clone()), None).await?;
             return Err(Failure::Later("the root does not know the job".to_owned()));
         }
+    }
+    Ok(())
+}
+
+/// Gives back the instance that stood for the processes of a node that is no more.
+async fn host_back(cluster: &Cluster, node: &str, answer: &str) -> Result<(), Failure> {
+    let Some(job) = serde_json::from_str::<HostResult>(answer)
+        .ok()
+        .and_then(|host| host.app_name.parse::<JobName>().ok())
+    else {
+        return Ok(());
+    };
+    // It asked anew since: then it needs it.
+    if cluster.store.kept_host(node).await?.is_some() {
+        return Ok(());
+    }
+    if let Some(job) = cluster.root.job(&Key::Name(job)).await? {
+        cluster.root.remove(&job.id).await?;
     }
     Ok(())
 }

@@ -444,6 +444,19 @@ async fn a_node_that_moves_is_found_at_its_new_address() {
             .find(|call| call.body["instances"][0]["host_ip"] == "2001:db8::7")
     })
     .await;
+    // A reference node names the application alone; another node's instances are not meant.
+    let other = bench.node("n2").await;
+    let moved = json!({"appname": "app1", "instance_number": 0, "host_ip": "192.0.2.77", "host_port": "50103"});
+    other.send("net/service/address-changed", &moved).await;
+    assert_eq!(
+        other.query(APP, "").await["instance_list"][0]["host_ip"],
+        "2001:db8::7"
+    );
+    node.send("net/service/address-changed", &moved).await;
+    node.sees("the next address", APP, |answer| {
+        answer["instance_list"][0]["host_ip"] == "192.0.2.77"
+    })
+    .await;
 }
 
 #[tokio::test]

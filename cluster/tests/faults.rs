@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::{Bench, Mood, Node, announcement, count, eventually, free_port, job};
+use support::{Bench, Mood, announcement, count, eventually, free_port, job};
 
 const APP: &str = "app1.test.server.test";
 
@@ -395,101 +395,7 @@ async fn many_nodes_that_restart_together_are_all_answered() {
     assert!(bench.root.calls("GET", "/api/net/service/").len() < 2 * JOBS);
 }
 
-#[tokio::test]
-async fn a_node_whose_will_is_published_is_withdrawn_and_comes_back() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 1));
-    let (watcher, third) = (bench.node("n2").await, bench.node("n3").await);
-    watcher.status(true).await;
-    third.status(true).await;
-    let node = bench.node("n1").await;
-    node.status(true).await;
-    node.deployed(APP, 0, 2).await;
-    watcher
-        .sees("the instance", APP, |answer| count(answer) == 1)
-        .await;
-    drop(node);
-    watcher
-        .sees("withdrawn", APP, |answer| count(answer) == 0)
-        .await;
-    eventually("the root hears of it", async || {
-        let calls = bench
-            .root
-            .calls("POST", "/api/net/service/net_deploy_status");
-        calls
-            .into_iter()
-            .find(|call| call.body["instances"][0]["status"] == "UNDEPLOYED")
-    })
-    .await;
-    let node = bench.node("n1").await;
-    node.status(true).await;
-    node.deployed(APP, 0, 2).await;
-    watcher.sees("back", APP, |answer| count(answer) == 1).await;
-}
-
-#[tokio::test]
-async fn a_node_that_stays_away_gives_its_subnetwork_back() {
-    let mut bench = Bench::prepare().await;
-    bench.set("NODE_FORGET_SECONDS", "2");
-    bench.manager();
-    bench.ready().await;
-    let others = (bench.node("n2").await, bench.node("n3").await);
-    others.0.status(true).await;
-    others.1.status(true).await;
-    let node = bench.node("n1").await;
-    node.status(true).await;
-    node.send("net/subnet", &json!({"METHOD": "GET"})).await;
-    node.receives("net/subnetwork/result").await;
-    drop(node);
-    bench
-        .root
-        .called("DELETE", "/api/net/subnet/10.18.0.0")
-        .await;
-    assert_eq!(bench.metric("nodes_withdrawn_total").await, 1);
-}
-
-#[tokio::test]
-async fn a_node_without_status_expires_by_silence_and_one_without_signs_never() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 2));
-    let quiet = Node::join("quiet", bench.broker_port, false).await;
-    let silent = Node::join("silent", bench.broker_port, false).await;
-    let lively = Node::join("lively", bench.broker_port, false).await;
-    quiet.deployed(APP, 0, 2).await;
-    silent.deployed(APP, 1, 3).await;
-    silent.send("information", &json!({"cpu": 1})).await;
-    lively.send("information", &json!({"cpu": 1})).await;
-    lively.sees("both", APP, |answer| count(answer) == 2).await;
-    let answer = eventually("the silent one is withdrawn", async || {
-        lively.send("information", &json!({"cpu": 1})).await;
-        let answer = lively.query(APP, "").await;
-        (count(&answer) == 1).then_some(answer)
-    })
-    .await;
-    assert_eq!(answer["instance_list"][0]["instance_number"], 0);
-}
-
-#[tokio::test]
-async fn when_most_nodes_vanish_at_once_none_is_withdrawn() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 2));
-    let watcher = bench.node("n3").await;
-    watcher.status(true).await;
-    let (one, two) = (bench.node("n1").await, bench.node("n2").await);
-    for (node, number) in [(&one, 0), (&two, 1)] {
-        node.status(true).await;
-        node.deployed(APP, number, 2 + number).await;
-    }
-    watcher.sees("both", APP, |answer| count(answer) == 2).await;
-    drop((one, two));
-    eventually("the alarm", async || {
-        (bench.metric("mass_vanish_alarm").await == 1).then_some(())
-    })
-    .await;
-    assert_eq!(bench.metric("nodes_withdrawn_total").await, 0);
-    assert_eq!(count(&watcher.query(APP, "").await), 2);
-}
-
+/// A node that never says its status (a reference node) is known by its NodeEngine, and says nothing twice.
 #[tokio::test]
 async fn the_roots_channel_tells_at_once_and_survives_its_redis() {
     let mut bench = Bench::prepare().await;

@@ -8,50 +8,9 @@
 
 mod support;
 
-use std::path::Path;
 use std::process::Command;
 
-use support::{Bench, Process, eventually};
-
-fn openssl(folder: &Path, arguments: &str) {
-    let output = Command::new("openssl")
-        .args(arguments.split(' '))
-        .current_dir(folder)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-fn certificates(folder: &Path) {
-    let ext = folder.join("ext");
-    std::fs::write(&ext, "subjectAltName=IP:127.0.0.1\n").unwrap();
-    openssl(
-        folder,
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=ca -keyout ca.key -out ca.crt",
-    );
-    for name in ["broker", "cluster_net"] {
-        openssl(
-            folder,
-            &format!(
-                "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {name}.plain -out {name}.csr"
-            ),
-        );
-        openssl(
-            folder,
-            &format!(
-                "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -extfile ext -out {name}.crt"
-            ),
-        );
-    }
-    openssl(
-        folder,
-        "pkcs8 -topk8 -in cluster_net.plain -passout pass:secret -out cluster_net.key",
-    );
-}
+use support::{Bench, Process, certificates, eventually};
 
 async fn broker(bench: &mut Bench) {
     bench.broker = None;
@@ -73,7 +32,7 @@ async fn broker(bench: &mut Bench) {
 #[tokio::test]
 async fn an_encrypted_key_opens_a_session_over_tls_and_never_one_without() {
     let mut bench = Bench::prepare().await;
-    certificates(&bench.folder.0);
+    certificates(&bench.folder.0, &[]);
     let folder = bench.folder.0.display().to_string();
     bench.set("MQTT_CERT", &folder);
     bench.set("CLUSTER_SERVICE_KEYFILE_PASSWORD", "secret");
@@ -94,7 +53,7 @@ async fn an_encrypted_key_opens_a_session_over_tls_and_never_one_without() {
 #[tokio::test]
 async fn a_wrong_or_missing_password_is_said() {
     let folder = support::Folder::new();
-    certificates(&folder.0);
+    certificates(&folder.0, &[]);
     for (password, said) in [
         (Some("wrong"), "cannot be decrypted"),
         (None, "set CLUSTER_SERVICE_KEYFILE_PASSWORD"),

@@ -1,7 +1,12 @@
 //! Settings: flags, each mirrored by an environment variable of the contract (section 2).
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+
+use manager_http::Limits;
+use rustls::{ClientConfig, ServerConfig};
 
 const REDIS_URL: &str = "redis://127.0.0.1:6379";
 
@@ -57,8 +62,38 @@ pub(crate) struct Config {
     #[arg(long, env = "CLUSTER_EXPIRY_SECONDS", default_value = "86400", value_parser = seconds)]
     pub(crate) cluster_expiry: Duration,
 
+    /// Bearer token that callers of /api/net/ have to show, and that clusters are shown.
+    #[arg(long, env = "API_TOKEN", hide_env_values = true)]
+    pub(crate) api_token: Option<String>,
+
+    /// Certificate of this manager, PEM; with it, it serves by TLS alone.
+    #[arg(long, env = "ROOT_CERT_FILE")]
+    pub(crate) root_cert_file: Option<PathBuf>,
+
+    /// Key of that certificate, PEM.
+    #[arg(long, env = "ROOT_KEY_FILE")]
+    pub(crate) root_key_file: Option<PathBuf>,
+
+    /// Authority of the clusters' certificates, PEM; with it, a caller of /api/net/ has to show one.
+    #[arg(long, env = "CLUSTER_CA_FILE")]
+    pub(crate) cluster_ca_file: Option<PathBuf>,
+
+    /// Clusters are notified by TLS.
+    #[arg(
+        long,
+        env = "CLUSTER_SERVICE_MANAGER_USE_TLS",
+        default_value = "false",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_parser = switch
+    )]
+    pub(crate) cluster_service_manager_use_tls: bool,
+
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+
     /// Log as JSON, one object a line. What is logged is set by RUST_LOG (default: info).
-    #[arg(long, env = "LOG_JSON")]
+    #[arg(long, env = "LOG_JSON", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = switch)]
     pub(crate) log_json: bool,
 }
 
@@ -74,6 +109,20 @@ where
     }
 }
 
+/// On or off, as compose files write it; empty is off.
+fn switch(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "" | "0" | "false" | "no" | "off" => Ok(false),
+        "1" | "true" | "yes" | "on" => Ok(true),
+        other => Err(format!("`{other}` is neither true nor false")),
+    }
+}
+
+/// What is not set comes as an empty path, too.
+fn given(path: &Option<PathBuf>) -> Option<&Path> {
+    path.as_deref().filter(|path| !path.as_os_str().is_empty())
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     text.trim()
         .parse::<f64>()
@@ -82,7 +131,57 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` is not a number of seconds"))
 }
 
+/// TLS in both directions, as far as it is set.
+#[derive(Debug, Default)]
+pub(crate) struct Tls {
+    /// For serving.
+    pub(crate) server: Option<Arc<ServerConfig>>,
+    /// For notifying clusters.
+    pub(crate) client: Option<Arc<ClientConfig>>,
+    /// A caller's certificate lets it in.
+    pub(crate) certificate: bool,
+}
+
 impl Config {
+    /// Reads the certificates.
+    ///
+    /// # Errors
+    /// A file cannot be used, or one is missing that another needs; the error names the setting.
+    pub(crate) fn tls(&self) -> anyhow::Result<Tls> {
+        let named = |setting, path| given(path).map(|path| (setting, path));
+        let clusters = named("CLUSTER_CA_FILE", &self.cluster_ca_file);
+        let own = match (
+            named("ROOT_CERT_FILE", &self.root_cert_file),
+            named("ROOT_KEY_FILE", &self.root_key_file),
+        ) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => anyhow::bail!("ROOT_CERT_FILE and ROOT_KEY_FILE need each other"),
+        };
+        let server = match own {
+            Some((certificate, key)) => {
+                Some(manager_http::server_config(certificate, key, clusters)?)
+            }
+            None => None,
+        };
+        let client = match (self.cluster_service_manager_use_tls, clusters) {
+            (false, _) => None,
+            (true, Some(clusters)) => Some(manager_http::client_config(clusters, own)?),
+            (true, None) => {
+                anyhow::bail!("CLUSTER_SERVICE_MANAGER_USE_TLS needs CLUSTER_CA_FILE")
+            }
+        };
+        anyhow::ensure!(
+            server.is_some() || client.is_some() || clusters.is_none(),
+            "CLUSTER_CA_FILE needs ROOT_CERT_FILE and ROOT_KEY_FILE"
+        );
+        Ok(Tls {
+            certificate: server.is_some() && clusters.is_some(),
+            server,
+            client,
+        })
+    }
+
     /// Where the JWT generator gives its public key.
     pub(crate) fn jwt_key_url(&self) -> String {
         let host = self.jwt_generator_url.trim().trim_end_matches('/');

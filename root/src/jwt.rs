@@ -69,13 +69,20 @@ impl Verifier {
         let mut logged = false;
         while let Err(error) = self.fetch().await {
             if !logged {
-                tracing::warn!(url = self.url, error, "waiting for the JWT generator's key");
+                tracing::warn!(
+                    url = manager_http::without_credentials(&self.url),
+                    error,
+                    "waiting for the JWT generator's key"
+                );
                 logged = true;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));
         }
-        tracing::info!(url = self.url, "have the JWT generator's key");
+        tracing::info!(
+            url = manager_http::without_credentials(&self.url),
+            "have the JWT generator's key"
+        );
     }
 
     /// Lets a caller in by its `Authorization` header.
@@ -83,12 +90,12 @@ impl Verifier {
     /// # Errors
     /// See [`TokenError`].
     pub(crate) async fn check(&self, authorization: Option<&str>) -> Result<(), TokenError> {
-        let key = self.key().ok_or(TokenError::NoKey)?;
         let token = authorization
             .and_then(|text| text.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim())
             .ok_or(TokenError::Missing)?;
+        let key = self.key().ok_or(TokenError::NoKey)?;
         let claims = match decode(token, &key) {
             Err(error)
                 if matches!(
@@ -118,7 +125,8 @@ impl Verifier {
     async fn fetch(&self) -> Result<(), String> {
         let mut fetched = self.fetched.lock().await;
         *fetched = Some(Instant::now());
-        let chain = |error: reqwest::Error| format!("{:#}", anyhow::Error::new(error));
+        let chain =
+            |error: reqwest::Error| format!("{:#}", anyhow::Error::new(error.without_url()));
         let answer = self.client.get(&self.url).send().await.map_err(chain)?;
         let answer: PublicKey = answer
             .error_for_status()

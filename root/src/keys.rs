@@ -8,7 +8,8 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `schema` | text | version of this layout, [`SCHEMA_VERSION`]; another one stops the root |
-//! | `epoch` | text | names this store; made once |
+//! | `epoch` | text | names this store; made once, and made anew when the server that holds it may have lost something |
+//! | `server` | text | run id of the server that held the store last: another one is looked at before it is used |
 //! | `revision` | counter | grows by one with every change of any job |
 //! | `id:<_id>` | text | the job's name |
 //! | `job:<name>` | hash | `id`, `app`, `rev`, `node` (host jobs only), `s<policy>` = `v4 TAB v6`, `i<number>` = nine fields, see below |

@@ -16,12 +16,12 @@ mod notify;
 mod routes;
 mod store;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use manager_http::Guard;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
@@ -58,11 +58,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let target = redis_link::Target::parse(&config.redis_url)
         .context("REDIS_URL (--redis-url) cannot be used")?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), redis = %target, "root service manager starts");
-    let link = redis_link::Link::new(target, keys::SLOT_KEY);
+    let link = redis_link::Link::with_greeting(target, keys::SLOT_KEY, store::settle());
     let store = Store::new(link.clone(), config.address_rest);
     let metrics = Arc::new(metrics::Metrics::default());
-    let notifier = notify::Notifier::new(store.clone(), Arc::clone(&metrics))
-        .context("the HTTP client for notifications cannot start")?;
+    let tls = config.tls()?;
+    let guard = Guard::new(config.api_token.as_deref(), tls.certificate);
+    guard.say();
+    let notifier = notify::Notifier::new(store.clone(), Arc::clone(&metrics), tls.client, &guard);
     let jwt = jwt::Verifier::new(config.jwt_key_url())
         .context("the HTTP client for the JWT key cannot start")?;
 
@@ -85,14 +87,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
         metrics,
         seen: Arc::default(),
     };
-    let app = routes::router(state).into_make_service_with_connect_info::<SocketAddr>();
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let mut wait = stopped.clone();
-    let server = axum::serve(listener, app).with_graceful_shutdown(async move {
-        // An error means that the sender is gone: stop as well.
-        let _ = wait.wait_for(|stop| *stop).await;
-    });
-    let mut server = tokio::spawn(async move { server.await });
+    let mut server = tokio::spawn(manager_http::serve(
+        listener,
+        routes::router(state),
+        guard,
+        config.limits,
+        tls.server,
+        stopped,
+    ));
 
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
@@ -102,7 +105,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            ended = &mut server => break ended.context("the HTTP server failed")?.context("the HTTP server failed"),
+            ended = &mut server => break ended.context("the HTTP server failed"),
             made = &mut prepared, if preparing => {
                 preparing = false;
                 match made.context("preparing the store failed") {

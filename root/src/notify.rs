@@ -9,7 +9,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::http::Method;
+use manager_http::{Client, Guard};
 use protocol::cluster_http::JobUpdate;
+use rustls::ClientConfig;
 
 use crate::metrics::Metrics;
 use crate::store::{Delivered, Step, Store};
@@ -28,7 +31,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Delivers notifications.
 pub(crate) struct Notifier {
     store: Store,
-    client: reqwest::Client,
+    client: Client,
+    scheme: &'static str,
     /// Name of this replica in leases.
     replica: String,
     /// Clusters that a task delivers to now; true when it was kicked meanwhile.
@@ -41,30 +45,26 @@ enum Outcome {
     Taken,
     /// An answer that repeating does not change.
     Refused(u16),
-    /// 502, 503, 504, or no answer.
+    /// 502, 503, 504, a limit, or no answer.
     Unreachable(String),
 }
 
 impl Notifier {
-    /// # Errors
-    /// The HTTP client cannot be made.
-    pub(crate) fn new(store: Store, metrics: Arc<Metrics>) -> Result<Arc<Self>, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(Duration::from_secs(2))
-            .timeout(ATTEMPT)
-            .build()?;
-        let time = std::time::SystemTime::UNIX_EPOCH
-            .elapsed()
-            .unwrap_or_default()
-            .as_nanos();
-        Ok(Arc::new(Self {
+    /// Delivers by TLS where a configuration is given, and shows the guard's token.
+    pub(crate) fn new(
+        store: Store,
+        metrics: Arc<Metrics>,
+        tls: Option<Arc<ClientConfig>>,
+        guard: &Guard,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             store,
-            client,
-            replica: format!("{}-{time:x}", std::process::id()),
+            scheme: if tls.is_some() { "https" } else { "http" },
+            client: Client::new(tls, guard, ATTEMPT),
+            replica: format!("{}-{}", std::process::id(), redis_link::unique()),
             running: Mutex::default(),
             metrics,
-        }))
+        })
     }
 
     /// Delivers to these clusters soon; returns at once.
@@ -181,14 +181,21 @@ impl Notifier {
     }
 
     async fn send(&self, to: &str, update: &JobUpdate) -> Outcome {
-        let url = format!("http://{to}/api/net/job/update");
-        match self.client.post(url).json(update).send().await {
-            Ok(answer) => match answer.status().as_u16() {
+        let url = format!("{}://{to}/api/net/job/update", self.scheme);
+        let body = match serde_json::to_vec(update) {
+            Ok(body) => body,
+            Err(error) => return Outcome::Unreachable(error.to_string()),
+        };
+        match self.client.send(Method::POST, &url, Some(body)).await {
+            Ok(answer) => match answer.status.as_u16() {
                 200..=299 => Outcome::Taken,
-                status @ 502..=504 => Outcome::Unreachable(format!("answered {status}")),
+                // The first two are a limit of the cluster's, not an opinion.
+                status @ (408 | 429 | 502..=504) => {
+                    Outcome::Unreachable(format!("answered {status}"))
+                }
                 status => Outcome::Refused(status),
             },
-            Err(error) => Outcome::Unreachable(format!("{:#}", anyhow::Error::new(error))),
+            Err(error) => Outcome::Unreachable(error.to_string()),
         }
     }
 

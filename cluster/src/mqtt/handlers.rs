@@ -1,8 +1,11 @@
 //! What each message of a node does.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use protocol::JobName;
+use protocol::address_plan::is_semantic;
+use protocol::job_name::is_valid_part;
 use protocol::mqtt::{
     AddressChanged, HostRequest, HostResult, InterestRemove, Load, NodeStatus, ServiceStatus,
     SubnetRequest, TableQuery,
@@ -98,6 +101,13 @@ async fn dispatch(
             if status.nsip.is_none() && status.nsipv6.is_none() {
                 return Err(Fault::Malformed("neither nsip nor nsipv6".to_owned()));
             }
+            let v4 = status.nsip.map(IpAddr::from);
+            let v6 = status.nsipv6.map(IpAddr::from);
+            if let Some(address) = v4.into_iter().chain(v6).find(|ip| is_semantic(*ip)) {
+                return Err(Fault::Malformed(format!(
+                    "{address} is a Service or Instance IP, not a namespace IP"
+                )));
+            }
             if status.host_ip.is_none() || status.host_port.is_none() {
                 return Err(Fault::Malformed("no host_ip or host_port".to_owned()));
             }
@@ -110,8 +120,18 @@ async fn dispatch(
         }
         NodeTopic::AddressChanged => {
             let change: AddressChanged = read(payload)?;
-            let job = job(&change.appname)?;
-            store.address_changed(node, &job, &change).await?
+            match job(&change.appname) {
+                Ok(job) => store.address_changed(node, &job, &change).await?,
+                // A reference node names the application alone.
+                Err(fault) if !is_valid_part(&change.appname) => return Err(fault),
+                Err(_) => {
+                    let mut applied = Applied::Nothing;
+                    for job in store.jobs_of_app(node, &change).await? {
+                        applied = store.address_changed(node, &job, &change).await?;
+                    }
+                    applied
+                }
+            }
         }
         NodeTopic::InterestRemove => {
             let message: InterestRemove = read(payload)?;
@@ -144,8 +164,16 @@ async fn dispatch(
             ));
         }
     };
-    if applied == Applied::Late {
-        cluster.metrics.mqtt_late_total.add();
+    match applied {
+        Applied::Late => cluster.metrics.mqtt_late_total.add(),
+        Applied::Foreign => {
+            cluster.metrics.mqtt_foreign_total.add();
+            tracing::warn!(
+                node,
+                "refused: it announces an address of a subnetwork that it does not own"
+            );
+        }
+        Applied::Changed | Applied::Nothing => {}
     }
     tracing::debug!(node, topic = topic.suffix(), ?applied, "message");
     Ok(())

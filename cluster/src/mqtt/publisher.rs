@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::metrics::Metrics;
 
 /// An acknowledgement must be here by then.
-const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(10);
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a publish is not known to have reached the broker.
 #[derive(Debug, thiserror::Error)]

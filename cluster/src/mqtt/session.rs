@@ -3,6 +3,7 @@
 //! Each session has a client of its own: packet ids start anew with a clean session, so an
 //! acknowledgement that was meant for the last session must not reach this one.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -29,6 +30,10 @@ const REQUESTS: usize = 1024;
 const IN_FLIGHT: u16 = 1000;
 /// The protocol's limit: the broker's own limit is the one that counts.
 const LARGEST_PACKET: usize = 268_435_455;
+/// A node's signs of life are noted this often at most.
+const SIGN_EVERY: Duration = Duration::from_secs(5);
+/// Nodes of one lane whose last note is remembered.
+const MOST_NOTED: usize = 10_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -204,8 +209,14 @@ fn lane_of(topic: &str) -> usize {
 fn lane(cluster: Arc<Cluster>, session: Arc<Session>) -> mpsc::UnboundedSender<Work> {
     let (to, mut from) = mpsc::unbounded_channel::<Work>();
     tokio::spawn(async move {
+        // Messages of one node go through one lane: what is noted of it is here.
+        let mut noted: HashMap<String, Instant> = HashMap::new();
         while let Some(Work { publish, client }) = from.recv().await {
             cluster.metrics.mqtt_messages_total.add();
+            // What the broker had kept says nothing of now.
+            if !publish.retain {
+                note_sign(&cluster, &mut noted, &publish.topic).await;
+            }
             let mut pause = FIRST_PAUSE;
             loop {
                 match handlers::handle(&cluster, &publish.topic, &publish.payload).await {
@@ -232,6 +243,27 @@ fn lane(cluster: Arc<Cluster>, session: Arc<Session>) -> mpsc::UnboundedSender<W
         }
     });
     to
+}
+
+/// Notes that a node said something, once in a while.
+async fn note_sign(cluster: &Cluster, noted: &mut HashMap<String, Instant>, topic: &str) {
+    let Some(Topic::Node { node_id, topic }) = Topic::parse(topic) else {
+        return;
+    };
+    // The broker says this of a node, too, when it is gone.
+    let every = SIGN_EVERY.min(cluster.config.node_silence / 4);
+    if matches!(topic, NodeTopic::Status | NodeTopic::Information)
+        || noted.get(node_id).is_some_and(|at| at.elapsed() < every)
+    {
+        return;
+    }
+    if noted.len() >= MOST_NOTED {
+        noted.retain(|_, at| at.elapsed() < every);
+    }
+    // Without Redis the message itself waits as well.
+    if cluster.store.sign(node_id).await.is_ok() {
+        noted.insert(node_id.to_owned(), Instant::now());
+    }
 }
 
 #[cfg(test)]

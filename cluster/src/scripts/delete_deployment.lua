@@ -5,7 +5,9 @@ local held = id ~= '' or redis.call('EXISTS', P .. 'job:' .. job) == 1
 local count = 0
 local locals = redis.call('HGETALL', P .. 'local:' .. job)
 for at = 1, #locals, 2 do
-  drop_local(job, locals[at], cjson.decode(locals[at + 1]))
+  local record = cjson.decode(locals[at + 1])
+  drop_local(job, locals[at], record)
+  redis.call('HDEL', P .. 'away:' .. record.node, job .. '/' .. locals[at])
   owe('report:' .. job .. '/' .. locals[at], id)
   count = count + 1
 end

@@ -9,6 +9,7 @@ for _, name in ipairs(redis.call('SMEMBERS', P .. 'node:instances:' .. node)) do
   local job, number = string.match(name, '^(.*)/(%d+)$')
   local record = job and read_local(job, number)
   if record and record.node == node and not record.gone then
+    redis.call('HSET', P .. 'away:' .. node, name, cjson.encode(record))
     withdraw(job, number, record)
     count = count + 1
   end

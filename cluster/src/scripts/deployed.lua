@@ -1,7 +1,15 @@
--- node, job, number, nsip, nsip6, host, port, seq -> 'late' | 'same' | 'new'
+-- node, job, number, nsip, nsip6, host, port, seq, the subnetworks of nsip and nsip6
+-- -> 'late' | 'foreign' | 'same' | 'new'
 local node, job, number = ARGV[1], ARGV[2], ARGV[3]
 if not in_order(node, 'i:' .. job .. '/' .. number, ARGV[8]) then return 'late' end
-redis.call('SREM', P .. 'departed', node)
+-- A node announces addresses of its own subnetworks only. One that has none here got its own before
+-- this store was made, or from somebody else: then nobody else's are refused.
+local has_none = redis.call('EXISTS', P .. 'node:subnets:' .. node) == 0
+for at = 9, 10 do
+  local owner = ARGV[at] ~= '' and redis.call('HGET', P .. 'subnets:owner', ARGV[at])
+  if ARGV[at] ~= '' and owner ~= node and (owner or not has_none) then return 'foreign' end
+end
+come_back(node)
 local old = read_local(job, number)
 local record = { node = node, nsip = ARGV[4], nsip6 = ARGV[5], host = ARGV[6], port = tonumber(ARGV[7]) }
 if old and not old.gone and old.node == node and old.nsip == record.nsip and old.nsip6 == record.nsip6

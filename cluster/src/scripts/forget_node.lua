@@ -5,11 +5,13 @@ if redis.call('SISMEMBER', P .. 'departed', node) == 0 then return 0 end
 if (redis.call('HGET', P .. 'status', node) or '') ~= ARGV[2] then return 0 end
 for _, pair in ipairs(redis.call('LRANGE', key, 0, -1)) do
   local v4 = string.match(pair, '^(%S*) ')
-  redis.call('HDEL', P .. 'subnets:owner', v4)
+  disown_subnet(pair)
   owe('giveback:' .. v4, pair)
 end
-redis.call('DEL', key, P .. 'host:' .. node)
+owe_host(node, 0)
+redis.call('DEL', key, P .. 'away:' .. node)
 redis.call('HDEL', P .. 'status', node)
 redis.call('ZREM', P .. 'seen', node)
+redis.call('ZREM', P .. 'signs', node)
 redis.call('SREM', P .. 'departed', node)
 return 1

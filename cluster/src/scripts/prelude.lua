@@ -71,6 +71,47 @@ local function withdraw(job, number, record)
   owe('announce:' .. job, 'UNDEPLOYMENT')
 end
 
+local function own_subnet(node, pair)
+  for part in string.gmatch(pair, '%S+') do redis.call('HSET', P .. 'subnets:owner', part, node) end
+end
+
+local function disown_subnet(pair)
+  for part in string.gmatch(pair, '%S+') do redis.call('HDEL', P .. 'subnets:owner', part) end
+end
+
+-- The instance that stands for a node's own processes goes with the node.
+local function owe_host(node, delay)
+  local answer = redis.call('GET', P .. 'host:' .. node)
+  if answer then
+    redis.call('DEL', P .. 'host:' .. node)
+    owe('hostback:' .. node, answer, delay)
+  end
+end
+
+-- A node that vanished is back, and with it what was withdrawn, unless another node runs it by now.
+local function come_back(node)
+  if redis.call('SREM', P .. 'departed', node) == 0 then return 0 end
+  local away, count = redis.call('HGETALL', P .. 'away:' .. node), 0
+  redis.call('DEL', P .. 'away:' .. node)
+  for at = 1, #away, 2 do
+    local job, number = string.match(away[at], '^(.*)/(%d+)$')
+    local record, held = cjson.decode(away[at + 1]), read_local(job, number)
+    if not held or (held.gone and held.node == node) then
+      record.ticket = next_ticket()
+      record.reported = nil
+      write_local(job, number, record)
+      redis.call('SADD', P .. 'jobs', job)
+      redis.call('SADD', P .. 'node:instances:' .. node, away[at])
+      if record.nsip ~= '' then redis.call('HSET', P .. 'namespaces:local', record.nsip, job) end
+      if record.nsip6 ~= '' then redis.call('HSET', P .. 'namespaces:local', record.nsip6, job) end
+      owe('report:' .. away[at], redis.call('HGET', P .. 'job:' .. job, 'id') or '')
+      owe('refresh:' .. job, 'DEPLOYMENT')
+      count = count + 1
+    end
+  end
+  return count
+end
+
 local function drop_copy(job)
   local listed = redis.call('HGET', P .. 'job:' .. job, 'addresses')
   if listed then

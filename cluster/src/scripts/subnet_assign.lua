@@ -16,5 +16,5 @@ end
 if owner and owner ~= node then return {} end
 redis.call('ZREM', P .. 'subnets:free', pair)
 redis.call('RPUSH', P .. 'node:subnets:' .. node, pair)
-redis.call('HSET', P .. 'subnets:owner', ARGV[2], node)
+own_subnet(node, pair)
 return { ARGV[2], ARGV[3] }

@@ -4,10 +4,11 @@ mod nodes;
 mod tasks;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use protocol::address_plan::{SUBNET_V4_PREFIX, SUBNET_V6_PREFIX};
 use protocol::mqtt::{AddressChanged, ChangeKind, InterestRemove, ServiceStatus};
 use protocol::{Job, JobName};
 use redis_link::{FromRedisValue, Link, LinkError, Script, cmd};
@@ -49,6 +50,8 @@ pub enum Applied {
     Nothing,
     /// A later message of the node had overtaken it.
     Late,
+    /// It names an address of a subnetwork that is not the node's.
+    Foreign,
 }
 
 /// What a look-up found.
@@ -189,6 +192,8 @@ impl Store {
                     &text(status.host_ip),
                     &text(status.host_port),
                     &text(status.seq),
+                    &text(status.nsip.map(subnet_of)),
+                    &text(status.nsipv6.map(subnet_of_v6)),
                 ],
             )
             .await?;
@@ -522,9 +527,18 @@ impl Store {
     }
 }
 
+fn subnet_of(address: Ipv4Addr) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(address) & (u32::MAX << (32 - SUBNET_V4_PREFIX)))
+}
+
+fn subnet_of_v6(address: Ipv6Addr) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(address) & (u128::MAX << (128 - SUBNET_V6_PREFIX)))
+}
+
 fn applied(word: &str) -> Applied {
     match word {
         "late" => Applied::Late,
+        "foreign" => Applied::Foreign,
         "same" | "unknown" | "kept" => Applied::Nothing,
         _ => Applied::Changed,
     }

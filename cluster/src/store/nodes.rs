@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use protocol::mqtt::Load;
+use protocol::JobName;
+use protocol::address_plan::{subnet_v4_index, subnet_v6};
+use protocol::mqtt::{AddressChanged, Load};
 use protocol::root_http::Subnet;
 use redis_link::cmd;
 
@@ -22,9 +24,36 @@ pub struct Lives {
     pub seen: BTreeMap<String, String>,
     /// Nodes that were withdrawn.
     pub departed: Vec<String>,
+    /// Node → last message of any kind, ms as text.
+    pub signs: BTreeMap<String, String>,
+    /// Nodes that say they are online, and run something.
+    pub busy: Vec<String>,
 }
 
 impl Store {
+    /// Jobs of one application of which a node runs the instance that is named.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn jobs_of_app(
+        &self,
+        node: &str,
+        change: &AddressChanged,
+    ) -> Result<Vec<JobName>, StoreError> {
+        let members = cmd("SMEMBERS")
+            .arg(self.key(&format!("node:instances:{node}")))
+            .to_owned();
+        let instances: Vec<String> = self.link.query(&members).await?;
+        let number = change.instance_number.to_string();
+        Ok(instances
+            .iter()
+            .filter_map(|instance| instance.rsplit_once('/'))
+            .filter(|(_, held)| *held == number)
+            .filter_map(|(job, _)| job.parse::<JobName>().ok())
+            .filter(|job| job.app_name() == change.appname)
+            .collect())
+    }
+
     /// Notes live flows of a node's own instances.
     ///
     /// # Errors
@@ -52,6 +81,14 @@ impl Store {
         .await
     }
 
+    /// A node said something.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn sign(&self, node: &str) -> Result<(), StoreError> {
+        self.call(&scripts::SIGN, &[node]).await.map(|_: u8| ())
+    }
+
     /// A sign of life.
     ///
     /// # Errors
@@ -65,7 +102,8 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn lives(&self) -> Result<Lives, StoreError> {
-        let (now, status, seen, departed): (u64, Pairs, Pairs, Vec<String>) =
+        type Answer = (u64, Pairs, Pairs, Vec<String>, Pairs, Vec<String>);
+        let (now, status, seen, departed, signs, busy): Answer =
             self.call(&scripts::LIVENESS, &[]).await?;
         let map = |flat: &Pairs| {
             pairs(flat)
@@ -77,6 +115,8 @@ impl Store {
             status: map(&status),
             seen: map(&seen),
             departed,
+            signs: map(&signs),
+            busy,
         })
     }
 
@@ -118,7 +158,11 @@ impl Store {
             node.to_owned(),
             if have.is_some() { "1" } else { "" }.to_owned(),
         ];
-        arguments.extend(have.unwrap_or_default().iter().map(ToString::to_string));
+        // Both families of a subnetwork have one index, at every root.
+        arguments.extend(have.unwrap_or_default().iter().filter_map(|v4| {
+            let v6 = subnet_v6(subnet_v4_index(*v4)?.into())?;
+            Some(format!("{v4} {v6}"))
+        }));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         Ok(subnet(self.call(&scripts::SUBNET_GET, &arguments).await?))
     }

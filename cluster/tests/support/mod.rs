@@ -61,6 +61,10 @@ impl Process {
         Self(Some(child))
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.as_ref().unwrap().id()
+    }
+
     pub fn kill(&mut self) {
         if let Some(mut child) = self.0.take() {
             child.kill().unwrap();
@@ -149,6 +153,47 @@ pub fn mosquitto(port: u16, folder: &Path) -> Process {
     )
 }
 
+fn openssl(folder: &Path, arguments: &str) {
+    let output = Command::new("openssl")
+        .args(arguments.split(' '))
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// `ca.crt`, and certificate and key of the broker, the manager (`cluster_net`, its key encrypted) and others.
+pub fn certificates(folder: &Path, others: &[&str]) {
+    let ext = folder.join("ext");
+    std::fs::write(&ext, "subjectAltName=IP:127.0.0.1\n").unwrap();
+    openssl(
+        folder,
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=ca -keyout ca.key -out ca.crt",
+    );
+    for name in ["broker", "cluster_net"].iter().chain(others) {
+        openssl(
+            folder,
+            &format!(
+                "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {name}.plain -out {name}.csr"
+            ),
+        );
+        openssl(
+            folder,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -extfile ext -out {name}.crt"
+            ),
+        );
+    }
+    openssl(
+        folder,
+        "pkcs8 -topk8 -in cluster_net.plain -passout pass:secret -out cluster_net.key",
+    );
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
     /// Answers.
@@ -165,6 +210,7 @@ pub struct Call {
     pub method: String,
     pub path: String,
     pub query: String,
+    pub authorization: String,
     pub body: Value,
 }
 
@@ -237,12 +283,22 @@ impl Root {
     }
 }
 
-async fn answer(State(root): State<Root>, method: Method, uri: Uri, body: Bytes) -> Response {
+async fn answer(
+    State(root): State<Root>,
+    method: Method,
+    uri: Uri,
+    headers: axum::http::HeaderMap,
+    body: Bytes,
+) -> Response {
     let mood = root.with(|state| {
         state.calls.push(Call {
             method: method.to_string(),
             path: uri.path().to_owned(),
             query: uri.query().unwrap_or_default().to_owned(),
+            authorization: headers
+                .get("authorization")
+                .map(|value| value.to_str().unwrap().to_owned())
+                .unwrap_or_default(),
             body: serde_json::from_slice(&body).unwrap_or(Value::Null),
         });
         state.mood
@@ -381,7 +437,19 @@ impl Drop for Node {
 
 impl Node {
     pub async fn join(id: &str, broker: u16, will: bool) -> Self {
-        let mut options = MqttOptions::new(id, "127.0.0.1", broker);
+        Self::join_as(id, id, broker, will, rumqttc::Transport::Tcp).await
+    }
+
+    /// A client under a name of its own; it still hears and says what concerns node `id`.
+    pub async fn join_as(
+        client_id: &str,
+        id: &str,
+        broker: u16,
+        will: bool,
+        transport: rumqttc::Transport,
+    ) -> Self {
+        let mut options = MqttOptions::new(client_id, "127.0.0.1", broker);
+        options.set_transport(transport);
         options.set_keep_alive(Duration::from_secs(5));
         options.set_max_packet_size(1 << 20, 1 << 20);
         if will {
@@ -408,6 +476,7 @@ impl Node {
                             format!("nodes/{filters}/net/subnetwork/result"),
                             format!("nodes/{filters}/net/tablequery/result"),
                             format!("nodes/{filters}/net/host/result"),
+                            format!("nodes/{filters}/control/+"),
                             "jobs/+/updates_available".to_owned(),
                         ] {
                             again.try_subscribe(filter, QoS::AtLeastOnce).unwrap();
@@ -432,6 +501,19 @@ impl Node {
             received,
             task,
         }
+    }
+
+    pub async fn subscribe(&self, filter: &str) {
+        let qos = QoS::AtLeastOnce;
+        self.client.subscribe(filter, qos).await.unwrap();
+    }
+
+    /// To any topic.
+    pub async fn publish(&self, topic: &str, payload: &Value) {
+        self.client
+            .publish(topic, QoS::AtLeastOnce, false, payload.to_string())
+            .await
+            .unwrap();
     }
 
     pub async fn send_bytes(&self, topic: &str, payload: &[u8]) {

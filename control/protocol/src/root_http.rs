@@ -93,7 +93,11 @@ pub struct DeployInstance {
     #[serde(deserialize_with = "scalar::text_or_number")]
     pub cluster_id: String,
     /// **New**: share of round robin, 1 to 255.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "scalar::optional_byte",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub weight: Option<u8>,
 }
 

@@ -118,6 +118,21 @@ pub fn instance_number<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Err
         .map_err(|_| D::Error::custom(format!("`{number}` is not an instance number")))
 }
 
+/// A number from 0 to 255 that may come as text; null or empty text is none.
+///
+/// # Errors
+/// The value is no such number.
+pub fn optional_byte<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u8>, D::Error> {
+    match Loose::deserialize(from)?.text() {
+        Some(text) if !text.trim().is_empty() => text
+            .trim()
+            .parse()
+            .map(Some)
+            .map_err(|_| D::Error::custom(format!("`{text}` is not a number from 0 to 255"))),
+        _ => Ok(None),
+    }
+}
+
 /// Reads null like an absent field.
 ///
 /// # Errors

@@ -156,6 +156,65 @@ async fn role(found: &Found) -> Result<String, LinkError> {
     }
 }
 
+/// Runs the greeting of [`crate::Link::with_greeting`].
+pub(crate) async fn greet(
+    connection: &mut MultiplexedConnection,
+    at: &str,
+    slot_key: &str,
+    script: &redis::Script,
+) -> Result<(), LinkError> {
+    let info: Result<String, RedisError> = redis::cmd("INFO").query_async(connection).await;
+    let info = match info {
+        Ok(info) => info,
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => {
+            tracing::debug!(%error, at, "the server does not tell about itself");
+            return Ok(());
+        }
+        Err(error) => return Err(unreachable(&error, at)),
+    };
+    let Some(server) = Server::read(&info) else {
+        return Ok(());
+    };
+    let mut call = script.prepare_invoke();
+    call.key(slot_key)
+        .arg(server.run_id)
+        .arg(u8::from(server.kept))
+        .arg(crate::unique());
+    let said: String = call
+        .invoke_async(connection)
+        .await
+        .map_err(|error| unreachable(&error, at))?;
+    if !said.is_empty() {
+        tracing::warn!(at, said, "another Redis server, or one that lost something");
+    }
+    Ok(())
+}
+
+/// What a server says of itself.
+#[derive(Debug, PartialEq, Eq)]
+struct Server<'a> {
+    run_id: &'a str,
+    /// It has all that was acknowledged by whoever served these keys before.
+    kept: bool,
+}
+
+impl<'a> Server<'a> {
+    fn read(info: &'a str) -> Option<Self> {
+        let field = |name: &str| {
+            info.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .map(str::trim)
+        };
+        // A replica that became master keeps its old master's replication id as its second one.
+        let promoted =
+            field("master_replid2").is_some_and(|id| id.bytes().any(|byte| byte != b'0'));
+        Some(Self {
+            run_id: field("run_id")?,
+            kept: !promoted && field("aof_enabled") == Some("1"),
+        })
+    }
+}
+
 async fn find_slot_owner(target: &Target, slot_key: &str) -> Result<Found, LinkError> {
     let mut reason = "no node listed".to_owned();
     for (host, port) in &target.hosts {
@@ -221,4 +280,33 @@ fn read_range(value: &redis::Value) -> Option<SlotRange> {
         redis::from_redis_value_ref(last).ok()?,
         master.clone(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Server;
+
+    #[test]
+    fn a_promoted_replica_and_a_server_without_aof_may_have_lost_something() {
+        let info = |aof: &str, second: &str| {
+            format!(
+                "# Server\r\nrun_id:abc\r\n# Persistence\r\naof_enabled:{aof}\r\nmaster_replid2:{second}\r\n"
+            )
+        };
+        for (text, kept) in [
+            (info("1", "0000000000"), true),
+            (info("0", "0000000000"), false),
+            (info("1", "00000000ab"), false),
+        ] {
+            let server = Server::read(&text).unwrap();
+            assert_eq!(
+                server,
+                Server {
+                    run_id: "abc",
+                    kept
+                }
+            );
+        }
+        assert_eq!(Server::read("# Server\r\n"), None);
+    }
 }

@@ -19,3 +19,15 @@ pub use link::Link;
 pub use redis::{Cmd, FromRedisValue, Pipeline, Script, ScriptInvocation, Value, cmd, pipe};
 pub use subscription::{Event, Subscription};
 pub use target::Target;
+
+/// A text that no other call, here or elsewhere, is likely to get. Not a secret.
+#[must_use]
+pub fn unique() -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+    // RandomState is seeded by the operating system.
+    let time = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .unwrap_or_default()
+        .as_nanos();
+    format!("{:016x}", RandomState::new().hash_one(time))
+}

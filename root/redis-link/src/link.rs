@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, FromRedisValue, Pipeline, RedisError, ScriptInvocation};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Script, ScriptInvocation};
 use tokio::sync::Mutex;
 
 use crate::find::{self, ANSWER_TIMEOUT};
@@ -23,6 +23,7 @@ pub struct Link {
 struct Shared {
     target: Target,
     slot_key: String,
+    greeting: Option<Script>,
     state: Mutex<State>,
 }
 
@@ -66,6 +67,21 @@ impl Link {
     /// share one hash tag); it matters on a Redis Cluster only.
     #[must_use]
     pub fn new(target: Target, slot_key: &str) -> Self {
+        Self::build(target, slot_key, None)
+    }
+
+    /// A link that runs a script on each new connection before anything else is sent there. It gets
+    /// `slot_key` as its key, and as arguments the server's run id, `1` when the server cannot have
+    /// lost what was acknowledged (else `0`: a replica that was promoted, or a restart without AOF),
+    /// and a text that no other call has.
+    ///
+    /// A server that does not tell about itself is not greeted.
+    #[must_use]
+    pub fn with_greeting(target: Target, slot_key: &str, greeting: Script) -> Self {
+        Self::build(target, slot_key, Some(greeting))
+    }
+
+    fn build(target: Target, slot_key: &str, greeting: Option<Script>) -> Self {
         // Two TLS back-ends in one program would leave rustls without a default. Whoever comes
         // second keeps the first one's choice.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -73,6 +89,7 @@ impl Link {
             shared: Arc::new(Shared {
                 target,
                 slot_key: slot_key.to_owned(),
+                greeting,
                 state: Mutex::new(State::default()),
             }),
         }
@@ -221,7 +238,10 @@ impl Link {
 
     async fn open(&self) -> Result<(MultiplexedConnection, String), LinkError> {
         let found = find::find(&self.shared.target, &self.shared.slot_key).await?;
-        let connection = found.connect().await?;
+        let mut connection = found.connect().await?;
+        if let Some(script) = &self.shared.greeting {
+            find::greet(&mut connection, &found.at, &self.shared.slot_key, script).await?;
+        }
         Ok((connection, found.at))
     }
 

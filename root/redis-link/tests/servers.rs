@@ -260,9 +260,21 @@ async fn a_silent_server_is_given_up_after_three_seconds() {
 
 #[tokio::test]
 async fn a_cluster_is_asked_who_serves_our_slot() {
-    let seed = Server::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]).await;
-    let owner =
-        Server::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]).await;
+    // The default bus, port + 10000, may be another test's.
+    let buses = [free_port(), free_port()];
+    let start = async |bus: u16| {
+        let bus = bus.to_string();
+        Server::start(&[
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "1000",
+            "--cluster-port",
+            &bus,
+        ])
+        .await
+    };
+    let (seed, owner) = (start(buses[0]).await, start(buses[1]).await);
     let (seed_link, owner_link) = (seed.link(), owner.link());
     let slot: u32 = seed_link
         .query(redis_link::cmd("CLUSTER").arg("KEYSLOT").arg(KEY))
@@ -282,7 +294,8 @@ async fn a_cluster_is_asked_who_serves_our_slot() {
             redis_link::cmd("CLUSTER")
                 .arg("MEET")
                 .arg("127.0.0.1")
-                .arg(owner.port),
+                .arg(owner.port)
+                .arg(buses[1]),
         )
         .await
         .unwrap();

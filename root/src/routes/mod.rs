@@ -29,9 +29,6 @@ use crate::store::Store;
 
 use answer::ApiError;
 
-/// Deployment descriptors are small; this bounds what a caller can make us hold.
-const BODY_LIMIT: usize = 4 << 20;
-
 /// What every handler may use.
 #[derive(Clone)]
 pub(crate) struct AppState {
@@ -88,7 +85,8 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/metrics", get(health::metrics))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        // The server has a limit of its own, which is a setting.
+        .layer(DefaultBodyLimit::disable())
         .with_state(state)
 }
 

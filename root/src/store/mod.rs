@@ -16,6 +16,7 @@ use redis_link::{FromRedisValue, Link, LinkError};
 
 pub(crate) use cluster::{Caller, Cluster, Overview, known_text};
 pub(crate) use queue::{Delivered, Step};
+pub(crate) use script::settle;
 use script::{SCRIPTS, Source};
 pub(crate) use service::{PolicyWish, Wish, WishedService};
 pub(crate) use table::Key;
@@ -85,7 +86,7 @@ impl Store {
 
     /// Makes the store if Redis is empty, and checks its version.
     pub(crate) async fn prepare(&self) -> Result<(), StoreError> {
-        let candidate = fresh_epoch();
+        let candidate = redis_link::unique();
         let mut call = SCRIPTS.init.prepare_invoke();
         call.key(keys::SLOT_KEY)
             .arg(&self.rest_ms)
@@ -122,16 +123,6 @@ impl Store {
 
 fn is_unmade(error: &LinkError) -> bool {
     matches!(error.script_error(), Some(("NOSTORE", _)))
-}
-
-fn fresh_epoch() -> String {
-    use std::hash::{BuildHasher as _, RandomState};
-    // RandomState is seeded by the operating system; an epoch must be unlikely, not secret.
-    let time = std::time::SystemTime::UNIX_EPOCH
-        .elapsed()
-        .unwrap_or_default()
-        .as_nanos();
-    format!("{:016x}", RandomState::new().hash_one(time))
 }
 
 fn translate(error: LinkError) -> StoreError {

@@ -8,6 +8,19 @@ use redis_link::Script;
 /// Which script to run.
 pub(crate) type Source = fn(&Scripts) -> &Script;
 
+/// Run on each new connection, see `settle.lua`.
+pub(crate) fn settle() -> Script {
+    let schema = crate::keys::SCHEMA_VERSION;
+    let subnets = protocol::address_plan::SUBNET_V4_COUNT;
+    Script::new(&format!(
+        "local SCHEMA, SUBNETS = '{schema}', {subnets}\n{}{}{}{}",
+        include_str!("../scripts/parts/unmade.lua"),
+        include_str!("../scripts/parts/prelude.lua"),
+        include_str!("../scripts/parts/pools.lua"),
+        include_str!("../scripts/settle.lua"),
+    ))
+}
+
 macro_rules! scripts {
     ($($name:ident: $($part:ident)*;)*) => {
         /// Every script of `src/scripts`.

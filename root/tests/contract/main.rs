@@ -10,6 +10,7 @@
     reason = "an unwrap in a test is an assertion, in what the tests share too"
 )]
 
+mod access;
 mod addresses;
 mod callers;
 mod changes;
@@ -17,6 +18,7 @@ mod clusters;
 mod concurrency;
 mod instances;
 mod invariants;
+mod model;
 mod netinfo;
 mod notifications;
 mod services;

@@ -166,6 +166,9 @@ async fn without_a_key_netinfo_is_503_and_everything_else_works() {
     let root = Root::start(&redis, &[]).await;
     root.service(1).await.is(200);
     ask(&root, NAME, "any").await.is(503);
+    root.get("/api/pubnet/service/netinfo/app_test_s1_test")
+        .await
+        .is(401);
 }
 
 #[tokio::test]

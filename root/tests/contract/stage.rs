@@ -341,6 +341,8 @@ pub struct FakeCluster {
     pub port: u16,
     /// Every update that was answered 200, in order.
     pub updates: Arc<Mutex<Vec<Value>>>,
+    /// What was shown with them.
+    pub authorizations: Arc<Mutex<Vec<String>>>,
     status: Arc<AtomicU16>,
     server: Option<tokio::task::JoinHandle<()>>,
 }
@@ -350,6 +352,7 @@ impl FakeCluster {
         let mut cluster = Self {
             port: free_port(),
             updates: Arc::default(),
+            authorizations: Arc::default(),
             status: Arc::new(AtomicU16::new(200)),
             server: None,
         };
@@ -359,13 +362,22 @@ impl FakeCluster {
 
     /// Listens (again).
     pub async fn again(&mut self) {
-        type Shared = (Arc<Mutex<Vec<Value>>>, Arc<AtomicU16>);
+        type Shared = (
+            Arc<Mutex<Vec<Value>>>,
+            Arc<Mutex<Vec<String>>>,
+            Arc<AtomicU16>,
+        );
         async fn update(
-            State((updates, status)): State<Shared>,
+            State((updates, authorizations, status)): State<Shared>,
+            headers: axum::http::HeaderMap,
             body: axum::body::Bytes,
         ) -> StatusCode {
             let status = StatusCode::from_u16(status.load(Ordering::Relaxed)).unwrap();
             if status == StatusCode::OK {
+                if let Some(shown) = headers.get("authorization") {
+                    let shown = shown.to_str().unwrap().to_owned();
+                    authorizations.lock().unwrap().push(shown);
+                }
                 updates
                     .lock()
                     .unwrap()
@@ -375,7 +387,11 @@ impl FakeCluster {
         }
         let app = axum::Router::new()
             .route("/api/net/job/update", axum::routing::post(update))
-            .with_state((Arc::clone(&self.updates), Arc::clone(&self.status)));
+            .with_state((
+                Arc::clone(&self.updates),
+                Arc::clone(&self.authorizations),
+                Arc::clone(&self.status),
+            ));
         let address = format!("127.0.0.1:{}", self.port);
         let listener = until("the port is free", async || {
             tokio::net::TcpListener::bind(&address).await.ok()
