@@ -12,6 +12,7 @@ mod jwt;
 mod keys;
 mod listen;
 mod metrics;
+mod moving;
 mod notify;
 mod routes;
 mod store;
@@ -57,9 +58,12 @@ fn start_logging(json: bool) {
 async fn run(config: Config) -> anyhow::Result<()> {
     let target = redis_link::Target::parse(&config.redis_url)
         .context("REDIS_URL (--redis-url) cannot be used")?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), redis = %target, "root service manager starts");
     let link = redis_link::Link::new(target, keys::SLOT_KEY);
     let store = Store::new(link.clone(), config.address_rest);
+    if let Some(command) = config.command {
+        return moving::run(command, &store).await;
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), redis = %link.target(), "root service manager starts");
     let metrics = Arc::new(metrics::Metrics::default());
     let notifier = notify::Notifier::new(store.clone(), Arc::clone(&metrics))
         .context("the HTTP client for notifications cannot start")?;
