@@ -17,6 +17,7 @@ mod clusters;
 mod concurrency;
 mod instances;
 mod invariants;
+mod moving;
 mod netinfo;
 mod notifications;
 mod services;
