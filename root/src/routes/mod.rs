@@ -11,6 +11,7 @@ mod host;
 mod instance;
 mod interest;
 mod netinfo;
+mod refusal;
 mod service;
 mod subnet;
 mod table;
