@@ -13,7 +13,7 @@ pub struct Config {
     #[arg(long, env = "MY_PORT", default_value = "10110", value_parser = or_default::<u16>("10110"))]
     pub my_port: u16,
     /// Name of the cluster: names it to the root and its keys in Redis.
-    #[arg(long, env = "CLUSTER_NAME", default_value = "cluster", value_parser = or_default::<String>("cluster"))]
+    #[arg(long, env = "CLUSTER_NAME", default_value = "cluster", value_parser = or_default::<String>("cluster"), global = true)]
     pub cluster_name: String,
     /// Id of the cluster at the root, where it is known; the name otherwise.
     #[arg(long, env = "CLUSTER_ID")]
@@ -51,7 +51,8 @@ pub struct Config {
         env = "REDIS_URL",
         default_value = "redis://127.0.0.1:6379",
         value_parser = or_default::<String>("redis://127.0.0.1:6379"),
-        hide_env_values = true
+        hide_env_values = true,
+        global = true
     )]
     pub redis_url: String,
     /// The root's Redis, to hear of changes at once; HTTP notifications and polling without it.
@@ -72,6 +73,12 @@ pub struct Config {
     /// Seconds after which a withdrawn node's subnetworks are given back.
     #[arg(long, env = "NODE_FORGET_SECONDS", default_value = "86400", value_parser = seconds("86400"))]
     pub node_forget: Duration,
+    /// Log as JSON, one object a line. What is logged is set by RUST_LOG (default: info).
+    #[arg(long, env = "LOG_JSON")]
+    pub log_json: bool,
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<crate::moving::Command>,
 }
 
 /// Compose files pass what is not set as empty text: then the default counts.

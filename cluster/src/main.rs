@@ -8,12 +8,14 @@
 mod answer;
 mod cluster;
 mod config;
+mod docs;
 mod feed;
 mod http;
 mod jobs;
 mod keys;
 mod liveness;
 mod metrics;
+mod moving;
 mod mqtt;
 mod queries;
 mod root_client;
@@ -58,23 +60,44 @@ enum Fatal {
     Signal(std::io::Error),
     #[error(transparent)]
     Store(#[from] store::StoreError),
+    #[error(transparent)]
+    Moving(#[from] moving::MovingError),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .init();
-    match serve(Config::parse()).await {
+    let config = Config::parse();
+    start_logging(config.log_json);
+    match run(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn start_logging(json: bool) {
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr);
+    if json {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+}
+
+async fn run(config: Config) -> Result<(), Fatal> {
+    let Some(command) = config.command.clone() else {
+        return serve(config).await;
+    };
+    let prefix = keys::prefix(&config.cluster_name);
+    let redis = link("REDIS_URL", &config.redis_url, &prefix)?;
+    Ok(moving::run(command, &Store::new(redis, prefix)).await?)
 }
 
 fn link(setting: &'static str, url: &str, slot_key: &str) -> Result<Link, Fatal> {

@@ -41,4 +41,6 @@ scripts! {
     FINISH = "finish.lua";
     EPOCH_CHANGED = "epoch_changed.lua";
     LEASE = "lease.lua";
+    IMPORT = "import.lua";
+    EXPORT = "export.lua";
 }

@@ -11,6 +11,7 @@ mod feed;
 mod jwt;
 mod keys;
 mod listen;
+mod live;
 mod metrics;
 mod moving;
 mod notify;
@@ -75,7 +76,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr().context("no local address")?, "listening");
 
     let prepared = tokio::spawn(prepare(link, store.clone()));
+    let live = Arc::new(live::Live::new());
     let background = [
+        tokio::spawn({
+            let (live, store) = (Arc::clone(&live), store.clone());
+            async move { live.run(store).await }
+        }),
         tokio::spawn(Arc::clone(&jwt).fetch_until_known()),
         tokio::spawn(Arc::clone(&notifier).watch_due()),
         tokio::spawn(feed::heartbeats(store.clone())),
@@ -87,6 +93,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         notifier: Arc::clone(&notifier),
         jwt,
         metrics,
+        live: Arc::clone(&live),
         seen: Arc::default(),
     };
     let app = routes::router(state).into_make_service_with_connect_info::<SocketAddr>();
@@ -119,6 +126,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     tracing::info!("stopping");
     let _ = stop.send(true);
+    live.stop();
     if !server.is_finished() && tokio::time::timeout(GRACE, &mut server).await.is_err() {
         tracing::warn!("some requests did not finish in time");
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::mqtt::ChangeKind;
-use crate::{JobName, ServiceIp, address, scalar};
+use crate::{Job, JobName, ServiceIp, address, scalar};
 
 /// Body of `POST /api/net/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -332,6 +332,44 @@ pub struct NetInfoInstance {
 pub struct AvailableIps {
     /// The next free addresses; `IpType` is `IPv4` or `IPv6` here.
     pub available_service_ips: Vec<ServiceIp>,
+}
+
+/// Answer of `GET /api/net/overview` (**new**), for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Overview {
+    /// The store.
+    pub epoch: String,
+    /// Its counter now.
+    pub revision: u64,
+    /// Jobs in all.
+    pub jobs_stored: u64,
+    /// Worker subnetworks that nodes hold.
+    pub subnets_in_use: u64,
+    /// Clusters, by id.
+    pub clusters: Vec<OverviewCluster>,
+    /// Some jobs: those that changed last, or those that were searched for.
+    pub jobs: Vec<Job>,
+}
+
+/// A cluster in [`Overview`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OverviewCluster {
+    /// Its id.
+    pub cluster_id: String,
+    /// Where its manager listens.
+    pub cluster_address: String,
+    /// The port there.
+    #[serde(with = "scalar::port_number")]
+    #[cfg_attr(feature = "openapi", schema(value_type = u16))]
+    pub cluster_port: Option<u16>,
+    /// `ACTIVE` or `ERROR`.
+    pub status: String,
+    /// Notifications that it did not take yet.
+    pub pending: u64,
+    /// Jobs that it is interested in.
+    pub interests: u64,
 }
 
 /// Body of every error answer.

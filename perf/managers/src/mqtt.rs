@@ -14,11 +14,7 @@ pub enum Packet {
     /// The subscription stands.
     Subscribed,
     /// A message, with its packet id at QoS 1.
-    Message {
-        topic: String,
-        payload: Vec<u8>,
-        id: Option<u16>,
-    },
+    Message { payload: Vec<u8>, id: Option<u16> },
     /// A publish of ours arrived.
     Acknowledged,
     /// Anything else.
@@ -157,14 +153,13 @@ fn read(kind: u8, body: &[u8]) -> Result<Packet> {
                 bail!("a short PUBLISH");
             };
             let length = usize::from(u16::from_be_bytes([*first, *second]));
-            let (topic, rest) = rest.split_at_checked(length).context("a short PUBLISH")?;
+            let (_topic, rest) = rest.split_at_checked(length).context("a short PUBLISH")?;
             let (id, payload) = match (kind & 6, rest) {
                 (0, rest) => (None, rest),
                 (_, [high, low, rest @ ..]) => (Some(u16::from_be_bytes([*high, *low])), rest),
                 _ => bail!("a short PUBLISH"),
             };
             Packet::Message {
-                topic: String::from_utf8_lossy(topic).into_owned(),
                 payload: payload.to_vec(),
                 id,
             }

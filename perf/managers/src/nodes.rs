@@ -142,7 +142,7 @@ async fn ask(
         mqtt::publish(
             &request,
             id,
-            format!(r#"{{"sname":"{job}","sip":""}}"#).as_bytes(),
+            format!(r#"{{"sname":"{job}","sip":"","seq":{id}}}"#).as_bytes(),
         )
     };
     let mut open: HashMap<String, Asked> = HashMap::new();

@@ -4,12 +4,14 @@
 
 use std::sync::LazyLock;
 
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::response::{Html, IntoResponse};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{changes, cluster, health, host, instance, interest, netinfo, service, subnet, table};
+use super::{
+    changes, cluster, health, host, instance, interest, netinfo, overview, service, subnet, table,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -37,6 +39,8 @@ use super::{changes, cluster, health, host, instance, interest, netinfo, service
         netinfo::by_address,
         netinfo::next_available,
         netinfo::available,
+        overview::read,
+        overview::events,
         health::alive,
         health::ready,
         health::metrics,
@@ -66,8 +70,11 @@ pub(crate) async fn description() -> impl IntoResponse {
 }
 
 /// A page that shows it.
-pub(crate) async fn page() -> Html<&'static str> {
-    Html(include_str!("../docs/page.html"))
+pub(crate) async fn page() -> impl IntoResponse {
+    (
+        [(CONTENT_SECURITY_POLICY, overview::POLICY)],
+        Html(include_str!("../docs/page.html")),
+    )
 }
 
 #[cfg(test)]
@@ -86,7 +93,7 @@ mod tests {
         for route in text.split(".route(\"").skip(1) {
             let (path, rest) = route.split_once('"').unwrap();
             let method = rest.trim_start_matches(',').split('(').next().unwrap();
-            if !path.ends_with('/') && !["/docs/openapi.json", "/api/docs"].contains(&path) {
+            if !path.ends_with('/') && !["/", "/docs/openapi.json", "/api/docs"].contains(&path) {
                 routes.insert(format!("{method} {path}"));
             }
         }

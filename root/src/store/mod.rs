@@ -1,5 +1,6 @@
 //! The root's state in Redis, as typed operations. Each is one script, hence atomic.
 
+mod browse;
 mod cluster;
 mod hex;
 mod instance;

@@ -37,6 +37,7 @@ macro_rules! scripts {
 
 scripts! {
     available: pools;
+    browse: ;
     changes: callers;
     cluster_expire: ;
     cluster_register: ;
@@ -51,6 +52,7 @@ scripts! {
     instance_drain: telling;
     interest_delete: callers;
     overview: ;
+    pulse: ;
     queue_leave: ;
     queue_step: ;
     resolve: callers;
