@@ -12,6 +12,9 @@ use tokio::net::TcpStream;
 
 use crate::figures::Latencies;
 
+/// A store that is away comes back within this.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// An answer.
 pub struct Answer {
     pub status: u16,
@@ -85,10 +88,25 @@ impl Run {
     }
 }
 
-/// Sends `count` requests over so many connections, each as soon as its last one is answered.
+/// Sends a request and answers the status.
+async fn exchange(socket: &mut TcpStream, buffer: &mut Vec<u8>, request: &str) -> Result<u16> {
+    socket.write_all(request.as_bytes()).await?;
+    buffer.clear();
+    loop {
+        ensure!(socket.read_buf(buffer).await? > 0, "the manager closed");
+        match complete(buffer)? {
+            None => {}
+            Some((_, status @ (200 | 503))) => return Ok(status),
+            Some(_) => bail!("{}", String::from_utf8_lossy(buffer)),
+        }
+    }
+}
+
+/// Sends `count` requests over so many connections, each as soon as its last one is answered; what
+/// is answered 503 is sent again, as every caller does, and the wait counts.
 ///
 /// # Errors
-/// An answer is not 200.
+/// Another answer than 200, or 503 for longer than a minute.
 pub async fn load(
     port: u16,
     connections: u32,
@@ -112,18 +130,10 @@ pub async fn load(
                     return Ok(times);
                 }
                 let begin = Instant::now();
-                socket.write_all(request(number).as_bytes()).await?;
-                buffer.clear();
-                loop {
-                    ensure!(
-                        socket.read_buf(&mut buffer).await? > 0,
-                        "the manager closed"
-                    );
-                    match complete(&buffer)? {
-                        None => {}
-                        Some((_, 200)) => break,
-                        Some(_) => bail!("{}", String::from_utf8_lossy(&buffer)),
-                    }
+                while exchange(&mut socket, &mut buffer, &request(number)).await? == 503 {
+                    let text = String::from_utf8_lossy(&buffer);
+                    ensure!(begin.elapsed() < PATIENCE, "{text}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 times.push(begin.elapsed());
             }
