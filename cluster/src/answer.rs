@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use protocol::mqtt::{TableEntry, TableQueryResult};
 use protocol::{Instance, Job};
@@ -46,7 +47,7 @@ impl LocalRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// The root's copy.
-    pub job: Job,
+    pub job: Arc<Job>,
     /// When it was asked for.
     pub ticket: u64,
     /// What nodes announced.
@@ -182,7 +183,7 @@ mod tests {
             gone,
         };
         Held {
-            job,
+            job: Arc::new(job),
             ticket: 10,
             locals: BTreeMap::from([(0, local)]),
             loads: BTreeMap::from([(0, 7)]),
@@ -206,9 +207,10 @@ mod tests {
     #[test]
     fn an_instance_that_left_stays_away_while_the_copy_is_older() {
         let mut held = held(None, true);
-        held.job.instance_list[0].namespace_ip = Some("10.18.0.2".parse().unwrap());
-        held.job.instance_list[0].host_ip = Some("192.0.2.10".parse().unwrap());
-        held.job.instance_list[0].host_port = Some(50103);
+        let instance = &mut Arc::make_mut(&mut held.job).instance_list[0];
+        instance.namespace_ip = Some("10.18.0.2".parse().unwrap());
+        instance.host_ip = Some("192.0.2.10".parse().unwrap());
+        instance.host_port = Some(50103);
         assert_eq!(held.running().len(), 1);
         assert!(!held.has("10.18.0.2".parse().unwrap()));
     }

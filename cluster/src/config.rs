@@ -17,7 +17,7 @@ pub struct Config {
     #[arg(long, env = "MY_PORT", default_value = "10110", value_parser = or_default::<u16>("10110"))]
     pub my_port: u16,
     /// Name of the cluster: names it to the root and its keys in Redis.
-    #[arg(long, env = "CLUSTER_NAME", default_value = "cluster", value_parser = or_default::<String>("cluster"))]
+    #[arg(long, env = "CLUSTER_NAME", default_value = "cluster", value_parser = or_default::<String>("cluster"), global = true)]
     pub cluster_name: String,
     /// Id of the cluster at the root, where it is known; the name otherwise.
     #[arg(long, env = "CLUSTER_ID")]
@@ -87,7 +87,8 @@ pub struct Config {
         env = "REDIS_URL",
         default_value = "redis://127.0.0.1:6379",
         value_parser = or_default::<String>("redis://127.0.0.1:6379"),
-        hide_env_values = true
+        hide_env_values = true,
+        global = true
     )]
     pub redis_url: String,
     /// The root's Redis, to hear of changes at once; HTTP notifications and polling without it.
@@ -114,6 +115,9 @@ pub struct Config {
     /// What one caller may take.
     #[command(flatten)]
     pub limits: Limits,
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<crate::moving::Command>,
 }
 
 /// Compose files pass what is not set as empty text: then the default counts.

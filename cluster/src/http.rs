@@ -12,9 +12,11 @@ use axum::routing::{delete, get, post};
 use protocol::JobName;
 use protocol::cluster_http::{Deployment, JobUpdate};
 use protocol::root_http::ErrorMessage;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cluster::Cluster;
+use crate::docs::{self, Malformed, Unavailable};
 use crate::jobs::{self, PullError};
 use crate::keys::task;
 use crate::root_client::{Key, RootError};
@@ -24,7 +26,7 @@ use crate::store::StoreError;
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 
 /// An error answer: a status and `{"message": …}`.
-struct Failure(StatusCode, String);
+pub(crate) struct Failure(StatusCode, String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -45,9 +47,11 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
         .route("/api/net/deployment", post(deploy))
         .route("/api/net/deployment/{job_name}", delete(undeploy))
         .route("/api/net/job/update", post(update))
-        .route("/healthz", get(async || "ok"))
+        .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/docs/openapi.json", get(docs::description))
+        .route("/api/docs", get(docs::page))
         .fallback(async || Failure(StatusCode::NOT_FOUND, "no such path".to_owned()))
         .method_not_allowed_fallback(async || {
             Failure(
@@ -65,7 +69,15 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
         .map_err(|error| Failure(StatusCode::BAD_REQUEST, format!("malformed body: {error}")))
 }
 
-async fn deploy(State(cluster): State<Arc<Cluster>>, body: Bytes) -> Result<&'static str, Failure> {
+/// Pull a job from the root and keep it; a root that cannot be asked is asked again later.
+#[utoipa::path(post, path = "/api/net/deployment", tag = "net", request_body = Deployment, responses(
+    (status = 200, description = "`job stored succesfully`", body = String, content_type = "text/plain"),
+    (status = 500, description = "The root does not know the job", body = ErrorMessage),
+    Malformed, Unavailable))]
+pub(crate) async fn deploy(
+    State(cluster): State<Arc<Cluster>>,
+    body: Bytes,
+) -> Result<&'static str, Failure> {
     let Deployment { job_name } = read(&body)?;
     cluster.store.ping().await?;
     let key = Key::Name(job_name.clone());
@@ -96,7 +108,12 @@ async fn deploy(State(cluster): State<Arc<Cluster>>, body: Bytes) -> Result<&'st
     }
 }
 
-async fn undeploy(
+/// Undeploy every instance of a job and forget it.
+#[utoipa::path(delete, path = "/api/net/deployment/{job_name}", tag = "net",
+    params(("job_name" = JobName, Path, description = "Name of the job")), responses(
+    (status = 200, description = "`job deleted`", body = String, content_type = "text/plain"),
+    Malformed, Unavailable))]
+pub(crate) async fn undeploy(
     State(cluster): State<Arc<Cluster>>,
     Path(job_name): Path<String>,
 ) -> Result<&'static str, Failure> {
@@ -111,8 +128,15 @@ async fn undeploy(
     Ok("job deleted")
 }
 
-/// Only writes down that the copy is to be refreshed: the root waits for this answer.
-async fn update(State(cluster): State<Arc<Cluster>>, body: Bytes) -> Result<&'static str, Failure> {
+/// Hear from the root that a job changed. Only writes down that the copy is to be refreshed: the
+/// root waits for this answer.
+#[utoipa::path(post, path = "/api/net/job/update", tag = "net", request_body = JobUpdate, responses(
+    (status = 200, description = "`update notification received`", body = String, content_type = "text/plain"),
+    Malformed, Unavailable))]
+pub(crate) async fn update(
+    State(cluster): State<Arc<Cluster>>,
+    body: Bytes,
+) -> Result<&'static str, Failure> {
     let update: JobUpdate = read(&body)?;
     if !update.is_valid() {
         return Err(Failure(
@@ -139,17 +163,42 @@ async fn update(State(cluster): State<Arc<Cluster>>, body: Bytes) -> Result<&'st
     Ok("update notification received")
 }
 
-async fn ready(State(cluster): State<Arc<Cluster>>) -> Result<Response, Failure> {
-    cluster.store.ping().await?;
-    let state = serde_json::json!({
-        "redis": true,
-        "mqtt": cluster.metrics.mqtt_connected.get() == 1,
-        "root": !cluster.root.is_away(),
-    });
-    Ok(axum::Json(state).into_response())
+/// The process answers.
+#[utoipa::path(get, path = "/healthz", tag = "operation", responses(
+    (status = 200, description = "`ok`", body = String, content_type = "text/plain")))]
+pub(crate) async fn alive() -> &'static str {
+    "ok"
 }
 
-async fn metrics(State(cluster): State<Arc<Cluster>>) -> impl IntoResponse {
+/// What the manager reaches.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(crate) struct Reach {
+    /// Its Redis: always, or the answer is 503.
+    redis: bool,
+    /// The MQTT broker.
+    mqtt: bool,
+    /// The root.
+    root: bool,
+}
+
+/// Redis answers; whether broker and root do is in the answer.
+#[utoipa::path(get, path = "/readyz", tag = "operation", responses(
+    (status = 200, description = "Requests are taken", body = Reach), Unavailable))]
+pub(crate) async fn ready(
+    State(cluster): State<Arc<Cluster>>,
+) -> Result<axum::Json<Reach>, Failure> {
+    cluster.store.ping().await?;
+    Ok(axum::Json(Reach {
+        redis: true,
+        mqtt: cluster.metrics.mqtt_connected.get() == 1,
+        root: !cluster.root.is_away(),
+    }))
+}
+
+/// Counters.
+#[utoipa::path(get, path = "/metrics", tag = "operation", responses(
+    (status = 200, description = "Prometheus text", body = String, content_type = "text/plain")))]
+pub(crate) async fn metrics(State(cluster): State<Arc<Cluster>>) -> impl IntoResponse {
     let kind = (header::CONTENT_TYPE, "text/plain; version=0.0.4");
     ([kind], cluster.metrics.render())
 }

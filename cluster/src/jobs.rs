@@ -5,6 +5,8 @@
 //! replaces one that was asked for later (or has a higher revision). When nodes would see a
 //! difference, they are told.
 
+use std::sync::Arc;
+
 use protocol::JobName;
 use protocol::mqtt::ChangeKind;
 
@@ -99,7 +101,7 @@ async fn difference(
     };
     let fewer = job.instance_list.len() < before.job.instance_list.len();
     let after = Held {
-        job: job.clone(),
+        job: Arc::new(job.clone()),
         ticket,
         locals: before.locals.clone(),
         loads: before.loads.clone(),

@@ -8,12 +8,14 @@
 mod answer;
 mod cluster;
 mod config;
+mod docs;
 mod feed;
 mod http;
 mod jobs;
 mod keys;
 mod liveness;
 mod metrics;
+mod moving;
 mod mqtt;
 mod queries;
 mod root_client;
@@ -62,13 +64,15 @@ enum Fatal {
     Signal(std::io::Error),
     #[error(transparent)]
     Store(#[from] store::StoreError),
+    #[error(transparent)]
+    Moving(#[from] moving::MovingError),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let config = Config::parse();
     start_logging(config.log_json);
-    match serve(config).await {
+    match run(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -89,6 +93,15 @@ fn start_logging(json: bool) {
     } else {
         logs.init();
     }
+}
+
+async fn run(config: Config) -> Result<(), Fatal> {
+    let Some(command) = config.command.clone() else {
+        return serve(config).await;
+    };
+    let prefix = keys::prefix(&config.cluster_name);
+    let redis = Link::new(target("REDIS_URL", &config.redis_url)?, &prefix);
+    Ok(moving::run(command, &Store::new(redis, prefix)).await?)
 }
 
 fn target(setting: &'static str, url: &str) -> Result<Target, Fatal> {

@@ -43,4 +43,6 @@ scripts! {
     EPOCH_CHANGED = "epoch_changed.lua";
     LEASE = "lease.lua";
     SETTLE = "settle.lua";
+    IMPORT = "import.lua";
+    EXPORT = "export.lua";
 }

@@ -29,7 +29,8 @@ pub(crate) struct Config {
         env = "REDIS_URL",
         default_value = REDIS_URL,
         value_parser = or_default::<String>(REDIS_URL),
-        hide_env_values = true
+        hide_env_values = true,
+        global = true
     )]
     pub(crate) redis_url: String,
 
@@ -95,6 +96,10 @@ pub(crate) struct Config {
     /// Log as JSON, one object a line. What is logged is set by RUST_LOG (default: info).
     #[arg(long, env = "LOG_JSON", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = switch)]
     pub(crate) log_json: bool,
+
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub(crate) command: Option<crate::moving::Command>,
 }
 
 /// Compose files pass what is not set as empty text: then the default counts.

@@ -7,12 +7,13 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `schema` | text | version of this layout, [`SCHEMA_VERSION`]; another one stops the root |
+//! | `schema` | text | version of this layout, [`SCHEMA_VERSION`]; another one stops the root; [`IMPORT_UNDER_WAY`] while `import` writes |
 //! | `epoch` | text | names this store; made once, and made anew when the server that holds it may have lost something |
 //! | `server` | text | run id of the server that held the store last: another one is looked at before it is used |
 //! | `revision` | counter | grows by one with every change of any job |
 //! | `id:<_id>` | text | the job's name |
 //! | `job:<name>` | hash | `id`, `app`, `rev`, `node` (host jobs only), `s<policy>` = `v4 TAB v6`, `i<number>` = nine fields, see below |
+//! | `jobs` | zset | every job → revision of its last change |
 //! | `ip:<hex without its last digit>` | hash | last digit → owner: `<job>` for a Service IP, `<job>/<number>` for an Instance IP or namespace IP |
 //! | `next` | hash | pool → first index never handed out |
 //! | `rest:<pool>` | zset | given-back address → when (ms since 1970) |
@@ -37,6 +38,7 @@
 //!   above `next` it may have an owner (who chose it), or rest after that, and the sequence skips
 //!   it. A subnetwork below `next` that does not rest is in use.
 //! - Each address in a job has that job (or instance) as owner; each owner has the address.
+//! - `jobs` has exactly the jobs, each with its `rev`.
 //! - c is in `watch:<j>` exactly when j is in `feed:<c>`, and then `feed` has the job's `rev`.
 //! - `queue:<c>` is not empty only if c is in `due`.
 
@@ -46,6 +48,9 @@ pub(crate) const TAG: &str = "{oak:root}:";
 pub(crate) const SLOT_KEY: &str = "{oak:root}:schema";
 /// Version of the layout above.
 pub(crate) const SCHEMA_VERSION: &str = "1";
+
+/// What `schema` says until an import is complete; nothing else is done with the store meanwhile.
+pub(crate) const IMPORT_UNDER_WAY: &str = "import";
 
 /// The set of clusters whose queue is not empty.
 pub(crate) fn due() -> String {

@@ -11,7 +11,9 @@ mod feed;
 mod jwt;
 mod keys;
 mod listen;
+mod live;
 mod metrics;
+mod moving;
 mod notify;
 mod routes;
 mod store;
@@ -57,9 +59,16 @@ fn start_logging(json: bool) {
 async fn run(config: Config) -> anyhow::Result<()> {
     let target = redis_link::Target::parse(&config.redis_url)
         .context("REDIS_URL (--redis-url) cannot be used")?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), redis = %target, "root service manager starts");
-    let link = redis_link::Link::with_greeting(target, keys::SLOT_KEY, store::settle());
+    let link = match config.command {
+        // Nobody serves meanwhile.
+        Some(_) => redis_link::Link::new(target, keys::SLOT_KEY),
+        None => redis_link::Link::with_greeting(target, keys::SLOT_KEY, store::settle()),
+    };
     let store = Store::new(link.clone(), config.address_rest);
+    if let Some(command) = config.command {
+        return moving::run(command, &store).await;
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), redis = %link.target(), "root service manager starts");
     let metrics = Arc::new(metrics::Metrics::default());
     let tls = config.tls()?;
     let guard = Guard::new(config.api_token.as_deref(), tls.certificate);
@@ -73,7 +82,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr().context("no local address")?, "listening");
 
     let prepared = tokio::spawn(prepare(link, store.clone()));
+    let live = Arc::new(live::Live::new());
     let background = [
+        tokio::spawn({
+            let (live, store) = (Arc::clone(&live), store.clone());
+            async move { live.run(store).await }
+        }),
         tokio::spawn(Arc::clone(&jwt).fetch_until_known()),
         tokio::spawn(Arc::clone(&notifier).watch_due()),
         tokio::spawn(feed::heartbeats(store.clone())),
@@ -85,6 +99,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         notifier: Arc::clone(&notifier),
         jwt,
         metrics,
+        live: Arc::clone(&live),
         seen: Arc::default(),
     };
     let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -118,6 +133,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     tracing::info!("stopping");
     let _ = stop.send(true);
+    live.stop();
     if !server.is_finished() && tokio::time::timeout(GRACE, &mut server).await.is_err() {
         tracing::warn!("some requests did not finish in time");
     }

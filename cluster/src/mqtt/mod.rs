@@ -1,5 +1,6 @@
 //! The nodes' side: one session with the broker after another, and what nodes say in it.
 
+mod answers;
 mod handlers;
 mod publisher;
 mod session;

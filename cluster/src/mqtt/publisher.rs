@@ -12,6 +12,7 @@ use rumqttc::{AsyncClient, QoS};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::answers::{self, Answers};
 use crate::metrics::Metrics;
 
 /// An acknowledgement must be here by then.
@@ -35,6 +36,8 @@ pub enum PublishError {
 #[derive(Debug)]
 pub struct Publisher {
     current: tokio::sync::Mutex<Option<Current>>,
+    /// Sessions for answers.
+    pub(super) answers: Vec<Answers>,
     metrics: Arc<Metrics>,
 }
 
@@ -92,6 +95,7 @@ impl Publisher {
     pub fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             current: tokio::sync::Mutex::new(None),
+            answers: (0..answers::SESSIONS).map(|_| Answers::default()).collect(),
             metrics,
         }
     }
@@ -103,10 +107,22 @@ impl Publisher {
 
     /// Publishes an answer. Without a session it is dropped: its node asks again.
     pub async fn send_json<T: Serialize>(&self, topic: String, message: &T) {
-        if let Err(error) = self.queue(topic, message, None).await {
+        if let Err(error) = self.answer(topic, message).await {
             self.metrics.mqtt_undelivered_total.add();
             tracing::debug!(%error, "answer dropped");
         }
+    }
+
+    async fn answer<T: Serialize>(&self, topic: String, message: &T) -> Result<(), PublishError> {
+        let payload = serde_json::to_vec(message)?;
+        let payload = match self.answers.get(answers::choose(&topic)) {
+            Some(answers) => match answers.publish(&topic, payload).await {
+                Ok(()) => return Ok(()),
+                Err(payload) => payload,
+            },
+            None => payload,
+        };
+        self.queue(topic, payload, None).await
     }
 
     /// Publishes, and waits until the broker has it.
@@ -119,20 +135,20 @@ impl Publisher {
         message: &T,
     ) -> Result<(), PublishError> {
         let (done, acknowledged) = oneshot::channel();
-        self.queue(topic, message, Some(done)).await?;
+        self.queue(topic, serde_json::to_vec(message)?, Some(done))
+            .await?;
         match tokio::time::timeout(ACKNOWLEDGED_WITHIN, acknowledged).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(PublishError::Unacknowledged),
         }
     }
 
-    async fn queue<T: Serialize>(
+    async fn queue(
         &self,
         topic: String,
-        message: &T,
+        payload: Vec<u8>,
         done: Option<oneshot::Sender<()>>,
     ) -> Result<(), PublishError> {
-        let payload = serde_json::to_vec(message)?;
         // Held until queued, so that the ledger has the queue's order.
         let current = self.current.lock().await;
         let Some(current) = current.as_ref() else {

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use protocol::topic::{NodeTopic, Topic};
 use rumqttc::{
-    AsyncClient, Event, MqttOptions, NetworkOptions, Outgoing, Packet, Publish, QoS,
+    AsyncClient, Event, EventLoop, MqttOptions, NetworkOptions, Outgoing, Packet, Publish, QoS,
     SubscribeFilter, SubscribeReasonCode, Transport,
 };
 use tokio::sync::mpsc;
@@ -26,6 +27,8 @@ const LANES: usize = 32;
 const GROUP: &str = "$share/csm/";
 /// Requests between us and the loop.
 const REQUESTS: usize = 1024;
+/// Messages that one queue takes up together.
+const TOGETHER: usize = 64;
 /// Publishes that may wait for the broker's acknowledgement.
 const IN_FLIGHT: u16 = 1000;
 /// The protocol's limit: the broker's own limit is the one that counts.
@@ -82,6 +85,11 @@ struct Work {
 
 /// What the broker is asked for. Status messages are retained, and shared subscriptions get no
 /// retained messages: every replica takes them itself, which changes nothing when done twice.
+///
+/// Table queries come at QoS 0: a node asks again when no answer comes, which also mends what an
+/// acknowledgement could not (ours would die with the session), and brokers hold back or drop
+/// acknowledged messages beyond a number in flight that a thousand restarted nodes exceed at once.
+/// Interests are taken back in the same way, so that neither overtakes the other.
 fn filters() -> Vec<SubscribeFilter> {
     NodeTopic::FROM_NODE
         .into_iter()
@@ -91,34 +99,70 @@ fn filters() -> Vec<SubscribeFilter> {
                 NodeTopic::Status => filter,
                 _ => format!("{GROUP}{filter}"),
             };
-            SubscribeFilter::new(path, QoS::AtLeastOnce)
+            let qos = match topic {
+                NodeTopic::TableQuery | NodeTopic::InterestRemove => QoS::AtMostOnce,
+                _ => QoS::AtLeastOnce,
+            };
+            SubscribeFilter::new(path, qos)
         })
         .collect()
 }
 
+/// How a session of ours with the broker is set up; `name` tells those of one process apart.
+pub(super) fn options(cluster: &Cluster, name: &str, transport: &Transport) -> MqttOptions {
+    let config = &cluster.config;
+    let mut options = MqttOptions::new(
+        format!("csm-{}-{}{name}", config.cluster_name, cluster.replica),
+        config.mqtt_broker_url.clone(),
+        config.mqtt_broker_port,
+    );
+    options
+        .set_transport(transport.clone())
+        .set_clean_session(true)
+        .set_keep_alive(KEEP_ALIVE)
+        .set_manual_acks(true)
+        .set_inflight(IN_FLIGHT)
+        .set_max_packet_size(LARGEST_PACKET, LARGEST_PACKET);
+    options
+}
+
+/// The client of a session.
+pub(super) fn client(options: MqttOptions) -> (AsyncClient, EventLoop) {
+    let (client, mut events) = AsyncClient::new(options, REQUESTS);
+    let mut network = NetworkOptions::new();
+    // An answer is a packet of its own: held back for a later one it would cost 40 ms.
+    network.set_tcp_nodelay(true);
+    events.set_network_options(network);
+    (client, events)
+}
+
 /// Keeps a session with the broker, for ever.
 pub async fn run(cluster: Arc<Cluster>, session: Arc<Session>, transport: Transport) {
+    let answers: Vec<_> = cluster
+        .publisher
+        .answers
+        .iter()
+        .enumerate()
+        .map(|(number, answers)| answers.run(&cluster, number, &transport))
+        .collect();
+    let sessions = async {
+        join_all(answers).await;
+    };
+    tokio::join!(sessions, listen(&cluster, &session, &transport));
+}
+
+/// The session in which we listen.
+async fn listen(cluster: &Arc<Cluster>, session: &Arc<Session>, transport: &Transport) {
     let lanes: Vec<_> = (0..LANES)
-        .map(|_| lane(Arc::clone(&cluster), Arc::clone(&session)))
+        .map(|_| lane(Arc::clone(cluster), Arc::clone(session)))
         .collect();
     let mut pause = FIRST_PAUSE;
     let mut complained: Option<Instant> = None;
     loop {
         let config = &cluster.config;
-        let mut options = MqttOptions::new(
-            format!("csm-{}-{}", config.cluster_name, cluster.replica),
-            config.mqtt_broker_url.clone(),
-            config.mqtt_broker_port,
-        );
-        options
-            .set_transport(transport.clone())
-            .set_clean_session(true)
-            .set_keep_alive(KEEP_ALIVE)
-            .set_manual_acks(true)
-            .set_inflight(IN_FLIGHT)
-            .set_max_packet_size(LARGEST_PACKET, LARGEST_PACKET);
+        let options = options(cluster, "", transport);
         let started = Instant::now();
-        let reason = one(&cluster, &session, &lanes, options).await;
+        let reason = one(cluster, session, &lanes, options).await;
         session.down();
         cluster.metrics.mqtt_connected.set(0);
         cluster.publisher.attach(None).await;
@@ -147,11 +191,7 @@ async fn one(
     lanes: &[mpsc::UnboundedSender<Work>],
     options: MqttOptions,
 ) -> String {
-    let (client, mut events) = AsyncClient::new(options, REQUESTS);
-    let mut network = NetworkOptions::new();
-    // An answer is a packet of its own: held back for a later one it would cost 40 ms.
-    network.set_tcp_nodelay(true);
-    events.set_network_options(network);
+    let (client, mut events) = client(options);
     let ledger = Arc::new(Ledger::default());
     let reason = loop {
         let event = match events.poll().await {
@@ -204,42 +244,25 @@ fn lane_of(topic: &str) -> usize {
     usize::try_from(hasher.finish() % LANES as u64).unwrap_or_default()
 }
 
-/// One queue: a message after the other, each acknowledged after its effect is in Redis. What
-/// waits here is bounded by what the broker has in flight towards us.
+/// One queue: a message after the other, each acknowledged after its effect is in Redis; table
+/// queries that follow each other are looked up together. What waits here is bounded by what the
+/// broker has in flight towards us.
 fn lane(cluster: Arc<Cluster>, session: Arc<Session>) -> mpsc::UnboundedSender<Work> {
     let (to, mut from) = mpsc::unbounded_channel::<Work>();
     tokio::spawn(async move {
         // Messages of one node go through one lane: what is noted of it is here.
         let mut noted: HashMap<String, Instant> = HashMap::new();
-        while let Some(Work { publish, client }) = from.recv().await {
-            cluster.metrics.mqtt_messages_total.add();
-            // What the broker had kept says nothing of now.
-            if !publish.retain {
-                note_sign(&cluster, &mut noted, &publish.topic).await;
+        let mut batch = Vec::with_capacity(TOGETHER);
+        while from.recv_many(&mut batch, TOGETHER).await > 0 {
+            let run = |a: &Work, b: &Work| is_query(a) && is_query(b);
+            for work in batch.iter().filter(|work| !work.publish.retain) {
+                // What the broker had kept says nothing of now.
+                note_sign(&cluster, &mut noted, &work.publish.topic).await;
             }
-            let mut pause = FIRST_PAUSE;
-            loop {
-                match handlers::handle(&cluster, &publish.topic, &publish.payload).await {
-                    Outcome::Committed => break,
-                    Outcome::Malformed(reason) => {
-                        cluster.metrics.mqtt_malformed_total.add();
-                        tracing::warn!(topic = publish.topic, reason, "malformed message dropped");
-                        break;
-                    }
-                    Outcome::NotCommitted(error) if error.is_temporary() => {
-                        session.disturbed();
-                        tracing::warn!(topic = publish.topic, %error, "message waits");
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(Duration::from_secs(2));
-                    }
-                    Outcome::NotCommitted(error) => {
-                        tracing::error!(topic = publish.topic, %error, "message dropped");
-                        break;
-                    }
-                }
+            for together in batch.chunk_by(run) {
+                join_all(together.iter().map(|work| apply(&cluster, &session, work))).await;
             }
-            // Of a session that ended: nothing to acknowledge.
-            let _ = client.ack(&publish).await;
+            batch.clear();
         }
     });
     to
@@ -264,6 +287,37 @@ async fn note_sign(cluster: &Cluster, noted: &mut HashMap<String, Instant>, topi
     if cluster.store.sign(node_id).await.is_ok() {
         noted.insert(node_id.to_owned(), Instant::now());
     }
+}
+
+fn is_query(work: &Work) -> bool {
+    work.publish.topic.ends_with("/net/tablequery/request")
+}
+
+async fn apply(cluster: &Arc<Cluster>, session: &Session, Work { publish, client }: &Work) {
+    cluster.metrics.mqtt_messages_total.add();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match handlers::handle(cluster, &publish.topic, &publish.payload).await {
+            Outcome::Committed => break,
+            Outcome::Malformed(reason) => {
+                cluster.metrics.mqtt_malformed_total.add();
+                tracing::warn!(topic = publish.topic, reason, "malformed message dropped");
+                break;
+            }
+            Outcome::NotCommitted(error) if error.is_temporary() => {
+                session.disturbed();
+                tracing::warn!(topic = publish.topic, %error, "message waits");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(2));
+            }
+            Outcome::NotCommitted(error) => {
+                tracing::error!(topic = publish.topic, %error, "message dropped");
+                break;
+            }
+        }
+    }
+    // Of a session that ended: nothing to acknowledge.
+    let _ = client.ack(publish).await;
 }
 
 #[cfg(test)]

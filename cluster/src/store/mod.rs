@@ -1,11 +1,13 @@
 //! The state in Redis, as typed calls. `keys` says what each key holds.
 
+mod copies;
+mod moving;
 mod nodes;
 mod tasks;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use protocol::address_plan::{SUBNET_V4_PREFIX, SUBNET_V6_PREFIX};
@@ -16,7 +18,9 @@ use tokio::sync::Notify;
 
 use crate::answer::{self, Held, LocalRecord};
 use crate::{keys, scripts};
+use copies::{Copies, Copy};
 
+pub use moving::Exported;
 pub use nodes::Lives;
 pub use tasks::Claimed;
 
@@ -81,6 +85,7 @@ type Pairs = Vec<String>;
 pub struct Store {
     link: Link,
     prefix: String,
+    copies: Copies,
     /// Told whenever a task may have come.
     pub work: Notify,
 }
@@ -95,6 +100,7 @@ impl Store {
         Self {
             link,
             prefix,
+            copies: Copies::default(),
             work: Notify::new(),
         }
     }
@@ -263,14 +269,39 @@ impl Store {
         address: Option<IpAddr>,
         seq: Option<u64>,
     ) -> Result<Found, StoreError> {
-        let (_, interested, copy, ticket, locals, loads): (String, u8, String, u64, Pairs, Pairs) =
-            self.call(&scripts::LOOKUP, &[node, name, &text(address), &text(seq)])
-                .await?;
-        let held = if copy.is_empty() {
-            None
-        } else {
-            Some(Held {
-                job: read("job", &copy)?,
+        type Answer = (String, u8, String, String, u64, Pairs, Pairs);
+        let guess = self.copies.guess(name, address);
+        let (guessed_name, guessed_version) = guess.as_ref().map_or(("", ""), |guess| {
+            (guess.job.job_name.as_str(), guess.version.as_str())
+        });
+        let (_, interested, version, text_of_copy, ticket, locals, loads): Answer = self
+            .call(
+                &scripts::LOOKUP,
+                &[
+                    node,
+                    name,
+                    &text(address),
+                    &text(seq),
+                    guessed_name,
+                    guessed_version,
+                ],
+            )
+            .await?;
+        let copy = match guess {
+            _ if version.is_empty() => None,
+            // Only what is not here already was sent.
+            Some(guess) if text_of_copy.is_empty() => Some(guess),
+            _ => {
+                let job = Arc::new(read("job", &text_of_copy)?);
+                let copy = Copy { version, job };
+                self.copies.keep(address, &copy);
+                Some(copy)
+            }
+        };
+        let held = match copy {
+            None => None,
+            Some(copy) => Some(Held {
+                job: copy.job,
                 ticket,
                 locals: pairs(&locals)
                     .filter_map(|(number, record)| Some((number.parse().ok()?, record)))
@@ -279,7 +310,7 @@ impl Store {
                 loads: pairs(&loads)
                     .filter_map(|(number, flows)| Some((number.parse().ok()?, flows.parse().ok()?)))
                     .collect(),
-            })
+            }),
         };
         Ok(Found {
             was_interested: interested == 1,

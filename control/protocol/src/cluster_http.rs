@@ -7,6 +7,7 @@ use crate::{JobName, scalar};
 
 /// Body of `POST /api/net/deployment`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Deployment {
     /// The job to pull from the root.
     pub job_name: JobName,
@@ -14,6 +15,7 @@ pub struct Deployment {
 
 /// Body of `POST /api/net/job/update`, by which the root tells of a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct JobUpdate {
     /// The job.
     pub job_name: JobName,

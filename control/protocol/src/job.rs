@@ -8,15 +8,19 @@ use crate::{IpType, JobName, address, scalar};
 
 /// One Service IP (or, in a table query, the Instance IP) with its policy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ServiceIp {
     /// The policy.
     #[serde(rename = "IpType")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "RR"))]
     pub ip_type: IpType,
     /// IPv4; empty text on the wire when there is none.
     #[serde(rename = "Address", default, with = "address::or_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "10.30.0.1"))]
     pub address: Option<Ipv4Addr>,
     /// IPv6; empty text on the wire when there is none.
     #[serde(rename = "Address_v6", default, with = "address::or_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fdff:2000::"))]
     pub address_v6: Option<Ipv6Addr>,
 }
 
@@ -24,15 +28,18 @@ pub struct ServiceIp {
 ///
 /// The last five addresses are absent while it does not run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Instance {
     /// Number of the replica, from 0.
     #[serde(deserialize_with = "scalar::instance_number")]
     pub instance_number: u32,
     /// Instance IP, IPv4; empty text when that pool was used up.
     #[serde(default, with = "address::or_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "10.30.0.1"))]
     pub instance_ip: Option<Ipv4Addr>,
     /// Instance IP, IPv6.
     #[serde(default, with = "address::or_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fdff::1"))]
     pub instance_ip_v6: Option<Ipv6Addr>,
     /// The cluster that runs it.
     #[serde(default, deserialize_with = "scalar::text_or_number")]
@@ -43,6 +50,7 @@ pub struct Instance {
         with = "address::or_null",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub namespace_ip: Option<Ipv4Addr>,
     /// Namespace IP, IPv6.
     #[serde(
@@ -50,6 +58,7 @@ pub struct Instance {
         with = "address::or_null",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub namespace_ip_v6: Option<Ipv6Addr>,
     /// The worker's tunnel endpoint.
     #[serde(
@@ -57,6 +66,7 @@ pub struct Instance {
         with = "address::or_null",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub host_ip: Option<IpAddr>,
     /// The worker's tunnel port.
     #[serde(
@@ -64,6 +74,7 @@ pub struct Instance {
         with = "scalar::port_number",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u16>))]
     pub host_port: Option<u16>,
     /// **New**: share of round robin, 1 to 255; absent means 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -120,6 +131,7 @@ impl Instance {
 
 /// A job with its Service IPs and instances.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Job {
     /// Object id, 24 hex digits (empty when a peer left it out).
     #[serde(rename = "_id", default, deserialize_with = "scalar::null_is_default")]

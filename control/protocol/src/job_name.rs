@@ -13,6 +13,11 @@ pub const HOST_PART_LENGTH: usize = 64;
 /// A validated job name. Cheap to compare and to hash: it is its text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(
+    feature = "openapi",
+    schema(pattern = r"^[a-zA-Z0-9]{1,30}(\.[a-zA-Z0-9]{1,30}){3}$")
+)]
 pub struct JobName(String);
 
 /// Why a text is no job name.

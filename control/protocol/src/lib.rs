@@ -19,6 +19,7 @@ pub mod cluster_http;
 pub mod ip_type;
 pub mod job;
 pub mod job_name;
+pub mod mongo_export;
 pub mod mqtt;
 pub mod node_http;
 pub mod port_mapping;

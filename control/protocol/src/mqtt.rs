@@ -11,6 +11,7 @@ use crate::{Instance, IpType, ServiceIp, address, scalar};
 
 /// What happened to a job or instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum ChangeKind {
     /// It came, moved or changed.
     #[serde(rename = "DEPLOYMENT")]
@@ -272,6 +273,7 @@ pub struct HostRequest {
 /// `nodes/<id>/net/host/result` (**new**), cluster → node, and the root's answer to
 /// `POST /api/net/host`: the node's own processes as an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HostResult {
     /// `<cluster_id>.nodes.<id>.host`.
     pub app_name: String,
@@ -280,9 +282,11 @@ pub struct HostResult {
     pub instance_number: u32,
     /// Instance IP, IPv4.
     #[serde(default, with = "address::or_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "10.30.0.1"))]
     pub instance_ip: Option<Ipv4Addr>,
     /// Instance IP, IPv6.
     #[serde(default, with = "address::or_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fdff::1"))]
     pub instance_ip_v6: Option<Ipv6Addr>,
 }
 

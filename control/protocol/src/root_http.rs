@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::mqtt::ChangeKind;
-use crate::{JobName, ServiceIp, address, scalar};
+use crate::{Job, JobName, ServiceIp, address, scalar};
 
 /// Body of `POST /api/net/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RegisterCluster {
     /// The cluster's id; a number is its text.
     #[serde(deserialize_with = "scalar::text_or_number")]
@@ -17,14 +18,17 @@ pub struct RegisterCluster {
     pub cluster_address: String,
     /// The port there.
     #[serde(with = "scalar::port_number")]
+    #[cfg_attr(feature = "openapi", schema(value_type = u16, minimum = 1))]
     pub cluster_port: Option<u16>,
 }
 
 /// Body of `POST /api/net/service/deploy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeployService {
     /// Object id, 24 hex digits.
     #[serde(rename = "_id", default, deserialize_with = "scalar::text_or_number")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[0-9a-fA-F]{24}$", required = true))]
     pub id: String,
     /// What is to be deployed.
     pub deployment_descriptor: Descriptor,
@@ -33,25 +37,32 @@ pub struct DeployService {
 /// The part of a deployment descriptor that concerns the network. Everything else in it is
 /// accepted and dropped: images, environment variables and secrets are no network peer's business.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct Descriptor {
     /// Application name.
     #[serde(deserialize_with = "scalar::null_is_default")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[a-zA-Z0-9]{1,30}$", required = true))]
     pub app_name: String,
     /// Application namespace.
     #[serde(deserialize_with = "scalar::null_is_default")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[a-zA-Z0-9]{1,30}$", required = true))]
     pub app_ns: String,
     /// The orchestrator's name for the service.
     #[serde(deserialize_with = "scalar::null_is_default")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[a-zA-Z0-9]{1,30}$", required = true))]
     pub microservice_name: String,
     /// The orchestrator's namespace for the service.
     #[serde(deserialize_with = "scalar::null_is_default")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[a-zA-Z0-9]{1,30}$", required = true))]
     pub microservice_namespace: String,
     /// Service name.
     #[serde(deserialize_with = "scalar::null_is_default")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[a-zA-Z0-9]{1,30}$", required = true))]
     pub service_name: String,
     /// Service namespace.
     #[serde(deserialize_with = "scalar::null_is_default")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[a-zA-Z0-9]{1,30}$", required = true))]
     pub service_ns: String,
     /// The application's object id.
     #[serde(
@@ -82,9 +93,11 @@ pub struct Descriptor {
 
 /// Body of `POST /api/net/instance/deploy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeployInstance {
     /// The service's object id.
     #[serde(rename = "_id", deserialize_with = "scalar::text_or_number")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[0-9a-fA-F]{24}$"))]
     pub id: String,
     /// Number of the replica, from 0.
     #[serde(deserialize_with = "scalar::instance_number")]
@@ -98,14 +111,17 @@ pub struct DeployInstance {
         deserialize_with = "scalar::optional_byte",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub weight: Option<u8>,
 }
 
 /// Body of `POST /api/net/service/net_deploy_status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeployStatus {
     /// The service's object id.
     #[serde(deserialize_with = "scalar::text_or_number")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[0-9a-fA-F]{24}$"))]
     pub job_id: String,
     /// Where instances live now.
     pub instances: Vec<InstanceStatus>,
@@ -113,21 +129,26 @@ pub struct DeployStatus {
 
 /// Where one instance lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InstanceStatus {
     /// Number of the replica.
     #[serde(deserialize_with = "scalar::instance_number")]
     pub instance_number: u32,
     /// Namespace IP, IPv4; null when withdrawn.
     #[serde(default, with = "address::or_null")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "10.18.0.2"))]
     pub namespace_ip: Option<Ipv4Addr>,
     /// Namespace IP, IPv6; null when withdrawn.
     #[serde(default, with = "address::or_null")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "fc00::2"))]
     pub namespace_ip_v6: Option<Ipv6Addr>,
     /// The worker's tunnel endpoint.
     #[serde(default, with = "address::or_null")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "192.0.2.10"))]
     pub host_ip: Option<IpAddr>,
     /// The worker's tunnel port.
     #[serde(default, with = "scalar::port_number")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u16>))]
     pub host_port: Option<u16>,
     /// **New**: `UNDEPLOYED` withdraws the instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,17 +183,21 @@ impl InstanceStatus {
 
 /// Answer of `GET /api/net/subnet`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Subnet {
     /// First address of the IPv4 subnetwork.
     #[serde(default, with = "address::or_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "10.18.0.0"))]
     pub subnet_addr: Option<Ipv4Addr>,
     /// First address of the IPv6 subnetwork.
     #[serde(default, with = "address::or_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fc00::"))]
     pub subnet_addr_v6: Option<Ipv6Addr>,
 }
 
 /// Body of `POST /api/net/host` (**new**).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HostRequest {
     /// The node's cluster.
     #[serde(deserialize_with = "scalar::text_or_number")]
@@ -184,6 +209,8 @@ pub struct HostRequest {
 
 /// Query parameters by which a cluster names itself; empty ones count as absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", into_params(parameter_in = Query))]
 #[serde(default)]
 pub struct CallerQuery {
     /// Its id.
@@ -199,6 +226,7 @@ pub struct CallerQuery {
 
 /// Answer of `GET /api/net/changes` (**new**).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Changes {
     /// The store.
     pub epoch: String,
@@ -260,6 +288,7 @@ pub struct PublicKey {
 
 /// Answer of `GET /api/pubnet/service/netinfo/…`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NetInfo {
     /// Object id.
     #[serde(rename = "_id")]
@@ -285,6 +314,7 @@ pub struct NetInfo {
 
 /// An instance in [`NetInfo`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NetInfoInstance {
     /// The cluster that runs it.
     pub cluster_id: String,
@@ -292,21 +322,63 @@ pub struct NetInfoInstance {
     pub instance_number: u32,
     /// Instance IP, IPv4.
     #[serde(default, with = "address::or_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "10.30.0.1"))]
     pub instance_ip: Option<Ipv4Addr>,
     /// Instance IP, IPv6.
     #[serde(default, with = "address::or_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "fdff::1"))]
     pub instance_ip_v6: Option<Ipv6Addr>,
 }
 
 /// Answer of `GET /api/pubnet/service/netinfo/available-ip/[<n>]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AvailableIps {
     /// The next free addresses; `IpType` is `IPv4` or `IPv6` here.
     pub available_service_ips: Vec<ServiceIp>,
 }
 
+/// Answer of `GET /api/net/overview` (**new**), for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Overview {
+    /// The store.
+    pub epoch: String,
+    /// Its counter now.
+    pub revision: u64,
+    /// Jobs in all.
+    pub jobs_stored: u64,
+    /// Worker subnetworks that nodes hold.
+    pub subnets_in_use: u64,
+    /// Clusters, by id.
+    pub clusters: Vec<OverviewCluster>,
+    /// Some jobs: those that changed last, or those that were searched for.
+    pub jobs: Vec<Job>,
+}
+
+/// A cluster in [`Overview`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OverviewCluster {
+    /// Its id.
+    pub cluster_id: String,
+    /// Where its manager listens.
+    pub cluster_address: String,
+    /// The port there.
+    #[serde(with = "scalar::port_number")]
+    #[cfg_attr(feature = "openapi", schema(value_type = u16))]
+    pub cluster_port: Option<u16>,
+    /// `ACTIVE` or `ERROR`.
+    pub status: String,
+    /// Notifications that it did not take yet.
+    pub pending: u64,
+    /// Jobs that it is interested in.
+    pub interests: u64,
+}
+
 /// Body of every error answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorMessage {
     /// What is wrong, for a person.
     pub message: String,

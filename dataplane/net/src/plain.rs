@@ -96,8 +96,8 @@ impl Family for V4 {
         let total_len = ip.total_len();
         // Version, length of the header, fragmentation: in one look at the words that have them.
         let first = u64::from_be_bytes(*head.first_chunk()?);
-        const SHAPE: u64 = 0xff00_0000_0000_0000
-            | (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) as u64;
+        const SHAPE: u64 =
+            0xff00_0000_0000_0000 | (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) as u64;
         if first & SHAPE != 0x4500_0000_0000_0000
             || usize::from(total_len) > pkt_len
             || ip.ttl() < 2
@@ -265,9 +265,7 @@ impl<F: Family> Plain<F> {
         } else {
             // A UDP datagram without a checksum stays without.
             let field = l3.get_mut(F::HEADER_LEN + 6..)?.first_chunk_mut::<2>()?;
-            *field = delta
-                .finished_udp(u16::from_be_bytes(*field))
-                .to_be_bytes();
+            *field = delta.finished_udp(u16::from_be_bytes(*field)).to_be_bytes();
         }
         Some(())
     }

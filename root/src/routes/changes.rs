@@ -2,22 +2,28 @@
 
 use axum::Json;
 use axum::extract::{Query, State};
-use protocol::root_http::Changes;
+use protocol::root_http::{CallerQuery, Changes};
 use serde::Deserialize;
 
 use super::AppState;
 use super::answer::ApiError;
 use super::caller::From;
+use super::refusal::{Malformed, Unavailable};
 
 /// Query parameters.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct Since {
+    /// The revision up to which the caller knows; 0 without it.
+    #[param(value_type = Option<u64>)]
     since: Option<String>,
+    /// The epoch that the revision is of; this one without it.
     epoch: Option<String>,
 }
 
 /// Jobs of the caller's interest that changed since a revision.
+#[utoipa::path(get, path = "/api/net/changes", tag = "net", params(Since, CallerQuery), responses((status = 200, description = "Names of the jobs", body = Changes), Malformed, Unavailable))]
 pub(crate) async fn since(
     State(state): State<AppState>,
     From(caller): From,

@@ -8,12 +8,14 @@ use protocol::root_http::RegisterCluster;
 use super::AppState;
 use super::answer::ApiError;
 use super::body::{Body, identifier};
+use super::refusal::{Malformed, Unavailable};
 use crate::store::{Cluster, known_text};
 
 /// A host name is looked up for this long; notifications look it up again each time.
 const LOOKUP: Duration = Duration::from_secs(2);
 
 /// Registers a cluster, or updates it. Sent again at every start of a cluster.
+#[utoipa::path(post, path = "/api/net/cluster", tag = "net", request_body = RegisterCluster, responses((status = 200, description = "`cluster registered`", body = String, content_type = "text/plain"), Malformed, Unavailable))]
 pub(crate) async fn register(
     State(state): State<AppState>,
     Body(body): Body<RegisterCluster>,

@@ -9,8 +9,10 @@ use protocol::root_http::HostRequest;
 use super::AppState;
 use super::answer::ApiError;
 use super::body::{Body, identifier};
+use super::refusal::{Malformed, Unavailable};
 
 /// Allocates once per node.
+#[utoipa::path(post, path = "/api/net/host", tag = "net", request_body = HostRequest, responses((status = 200, description = "The instance", body = HostResult), Malformed, Unavailable))]
 pub(crate) async fn allocate(
     State(state): State<AppState>,
     Body(body): Body<HostRequest>,

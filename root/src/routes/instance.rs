@@ -7,8 +7,10 @@ use protocol::root_http::{DeployInstance, DeployStatus};
 use super::AppState;
 use super::answer::ApiError;
 use super::body::{Body, identifier, object_id};
+use super::refusal::{Malformed, Unavailable, Unknown};
 
 /// Gives an instance its addresses; again, it keeps them.
+#[utoipa::path(post, path = "/api/net/instance/deploy", tag = "net", request_body = DeployInstance, responses((status = 200, description = "`Instance info added`", body = String, content_type = "text/plain"), Malformed, Unknown, Unavailable))]
 pub(crate) async fn deploy(
     State(state): State<AppState>,
     Body(body): Body<DeployInstance>,
@@ -28,6 +30,7 @@ pub(crate) async fn deploy(
 }
 
 /// The instance keeps its flows and gets no new ones.
+#[utoipa::path(post, path = "/api/net/{id}/{number}/drain", tag = "net", params(("id" = String, Path, description = "Object id of the service", pattern = "^[0-9a-fA-F]{24}$"), ("number" = i64, Path, description = "Number of the replica, from 0", minimum = 0)), responses((status = 200, description = "`Instance draining`", body = String, content_type = "text/plain"), Malformed, Unknown, Unavailable))]
 pub(crate) async fn drain(
     State(state): State<AppState>,
     Path((id, number)): Path<(String, String)>,
@@ -41,6 +44,7 @@ pub(crate) async fn drain(
 }
 
 /// Removes one instance, or with -1 all of them.
+#[utoipa::path(delete, path = "/api/net/{id}/{number}", tag = "net", params(("id" = String, Path, description = "Object id of the service", pattern = "^[0-9a-fA-F]{24}$"), ("number" = i64, Path, description = "Number of the replica, from 0; -1 is all of them", minimum = -1)), responses((status = 200, description = "Gone", body = String, content_type = "text/plain"), Malformed, Unknown, Unavailable))]
 pub(crate) async fn delete(
     State(state): State<AppState>,
     Path((id, number)): Path<(String, String)>,
@@ -53,6 +57,7 @@ pub(crate) async fn delete(
 }
 
 /// A cluster says where instances live.
+#[utoipa::path(post, path = "/api/net/service/net_deploy_status", tag = "net", request_body = DeployStatus, responses((status = 200, description = "`Status updated`", body = String, content_type = "text/plain"), Malformed, Unknown, Unavailable))]
 pub(crate) async fn status(
     State(state): State<AppState>,
     Body(body): Body<DeployStatus>,

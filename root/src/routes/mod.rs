@@ -11,6 +11,8 @@ mod host;
 mod instance;
 mod interest;
 mod netinfo;
+mod overview;
+mod refusal;
 mod service;
 mod subnet;
 mod table;
@@ -23,6 +25,7 @@ use axum::http::{Method, Uri};
 use axum::routing::{delete, get, post};
 
 use crate::jwt::Verifier;
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::notify::Notifier;
 use crate::store::Store;
@@ -40,6 +43,8 @@ pub(crate) struct AppState {
     pub(crate) jwt: Arc<Verifier>,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
+    /// Changes, for those who look.
+    pub(crate) live: Arc<Live>,
     /// When clusters were last noted as alive.
     pub(crate) seen: Arc<caller::Seen>,
 }
@@ -78,6 +83,9 @@ pub(crate) fn router(state: AppState) -> Router {
             get(netinfo::by_address),
         )
         .route("/api/pubnet/service/netinfo/{name}", get(netinfo::by_name))
+        .route("/api/net/overview", get(overview::read))
+        .route("/api/net/overview/events", get(overview::events))
+        .route("/", get(overview::page))
         .route("/docs/openapi.json", get(docs::description))
         .route("/api/docs", get(docs::page))
         .route("/healthz", get(health::alive))

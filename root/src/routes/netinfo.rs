@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::AppState;
 use super::answer::ApiError;
+use super::refusal::{Malformed, Unauthorized, Unavailable, Unknown};
 use super::table::{address_key, name_key};
 use crate::store::Key;
 
@@ -19,6 +20,7 @@ use crate::store::Key;
 const MOST: u32 = 1000;
 
 /// By name.
+#[utoipa::path(get, path = "/api/pubnet/service/netinfo/{name}", tag = "pubnet", security(("token" = [])), params(("name" = String, Path, description = "Name of the job, `_` for `.`")), responses((status = 200, description = "The service", body = NetInfo), Malformed, Unauthorized, Unknown, Unavailable))]
 pub(crate) async fn by_name(
     State(state): State<AppState>,
     headers: HeaderMap,
@@ -29,6 +31,7 @@ pub(crate) async fn by_name(
 }
 
 /// By address.
+#[utoipa::path(get, path = "/api/pubnet/service/netinfo/ip/{ip}", tag = "pubnet", security(("token" = [])), params(("ip" = String, Path, description = "The address; IPv4 with `_` for `.`")), responses((status = 200, description = "The service", body = NetInfo), Malformed, Unauthorized, Unknown, Unavailable))]
 pub(crate) async fn by_address(
     State(state): State<AppState>,
     headers: HeaderMap,
@@ -74,13 +77,17 @@ fn net_info(job: Job) -> NetInfo {
 }
 
 /// Query parameters.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(default)]
 pub(crate) struct Family {
+    /// Family of the addresses: 4 (so without it) or 6.
+    #[param(pattern = "^[46]$")]
     v: Option<String>,
 }
 
 /// The next free address.
+#[utoipa::path(get, path = "/api/pubnet/service/netinfo/available-ip", tag = "pubnet", params(Family), responses((status = 200, description = "One address", body = AvailableIps), Malformed, Unavailable))]
 pub(crate) async fn next_available(
     State(state): State<AppState>,
     Query(family): Query<Family>,
@@ -89,6 +96,7 @@ pub(crate) async fn next_available(
 }
 
 /// The next free addresses.
+#[utoipa::path(get, path = "/api/pubnet/service/netinfo/available-ip/{count}", tag = "pubnet", params(("count" = u32, Path, description = "How many", minimum = 1, maximum = 1000), Family), responses((status = 200, description = "Addresses", body = AvailableIps), Malformed, Unavailable))]
 pub(crate) async fn available(
     State(state): State<AppState>,
     Path(count): Path<String>,

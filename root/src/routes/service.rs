@@ -11,9 +11,11 @@ use protocol::root_http::{DeployService, Descriptor};
 use super::AppState;
 use super::answer::ApiError;
 use super::body::{Body, object_id};
+use super::refusal::{Malformed, Unavailable};
 use crate::store::{PolicyWish, Wish, WishedService};
 
 /// Deploys a service; again, it changes nothing, and a new `_id` takes the name over.
+#[utoipa::path(post, path = "/api/net/service/deploy", tag = "net", request_body = DeployService, responses((status = 200, description = "`Instance info added`", body = String, content_type = "text/plain"), Malformed, Unavailable))]
 pub(crate) async fn deploy(
     State(state): State<AppState>,
     Body(body): Body<DeployService>,
@@ -25,6 +27,7 @@ pub(crate) async fn deploy(
 }
 
 /// Deletes a service without instances.
+#[utoipa::path(delete, path = "/api/net/service/{id}", tag = "net", params(("id" = String, Path, description = "Object id of the service", pattern = "^[0-9a-fA-F]{24}$")), responses((status = 200, description = "`Service deleted`", body = String, content_type = "text/plain"), Malformed, Unavailable))]
 pub(crate) async fn delete(
     State(state): State<AppState>,
     Path(id): Path<String>,

@@ -2,14 +2,17 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use protocol::root_http::CallerQuery;
 use protocol::{Job, JobName};
 
 use super::AppState;
 use super::answer::ApiError;
 use super::caller::From;
+use super::refusal::{Malformed, Unavailable, Unknown};
 use crate::store::Key;
 
 /// By name, `_` for `.`.
+#[utoipa::path(get, path = "/api/net/service/{name}/instances", tag = "net", params(("name" = String, Path, description = "Name of the job, `_` for `.`", example = "app_test_web_prod"), CallerQuery), responses((status = 200, description = "The job", body = Job), Malformed, Unknown, Unavailable))]
 pub(crate) async fn by_name(
     state: State<AppState>,
     caller: From,
@@ -19,6 +22,7 @@ pub(crate) async fn by_name(
 }
 
 /// By Service IP, Instance IP or namespace IP; IPv4 with `_` for `.`.
+#[utoipa::path(get, path = "/api/net/service/ip/{ip}/instances", tag = "net", params(("ip" = String, Path, description = "The address; IPv4 with `_` for `.`", example = "10_30_0_1"), CallerQuery), responses((status = 200, description = "The job", body = Job), Malformed, Unknown, Unavailable))]
 pub(crate) async fn by_address(
     state: State<AppState>,
     caller: From,

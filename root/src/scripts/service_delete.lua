@@ -25,4 +25,5 @@ for _, cluster in ipairs(watchers(job)) do
   publish(cluster, revision, job, '-1', 'UNDEPLOYMENT')
 end
 redis.call('DEL', key, P .. 'id:' .. id, P .. 'watch:' .. job)
+redis.call('ZREM', P .. 'jobs', job)
 return redis.status_reply('OK')

@@ -1,11 +1,14 @@
 //! The root's state in Redis, as typed operations. Each is one script, hence atomic.
 
+mod browse;
 mod cluster;
 mod hex;
 mod instance;
+mod moving;
 mod queue;
 mod script;
 mod service;
+pub(crate) mod stored;
 mod subnet;
 mod table;
 
@@ -15,6 +18,7 @@ use std::time::Duration;
 use redis_link::{FromRedisValue, Link, LinkError};
 
 pub(crate) use cluster::{Caller, Cluster, Overview, known_text};
+pub(crate) use moving::ExportedRest;
 pub(crate) use queue::{Delivered, Step};
 pub(crate) use script::settle;
 use script::{SCRIPTS, Source};
@@ -30,10 +34,7 @@ pub(crate) enum StoreError {
     #[error(transparent)]
     Redis(LinkError),
     /// The store was written by another version.
-    #[error(
-        "the store in Redis has schema version {found}, this root-service-manager needs {}: run the version that wrote it, or give it a Redis of its own",
-        keys::SCHEMA_VERSION
-    )]
+    #[error("{}", schema_text(.found))]
     Schema {
         /// The version found.
         found: String,
@@ -119,6 +120,16 @@ impl Store {
             answer => answer.map_err(translate),
         }
     }
+}
+
+fn schema_text(found: &str) -> String {
+    if found == keys::IMPORT_UNDER_WAY {
+        return "an import into the store in Redis is under way or was cut short; run it (again), and then everything is there".to_owned();
+    }
+    format!(
+        "the store in Redis has schema version {found}, this root-service-manager needs {}: run the version that wrote it, or give it a Redis of its own",
+        keys::SCHEMA_VERSION
+    )
 }
 
 fn is_unmade(error: &LinkError) -> bool {

@@ -25,14 +25,20 @@ macro_rules! scripts {
     ($($name:ident: $($part:ident)*;)*) => {
         /// Every script of `src/scripts`.
         pub(crate) struct Scripts {
-            /// Makes the store; the only one without the prelude.
+            /// Makes the store; without the prelude.
             pub(crate) init: Script,
+            /// Reserves the store; without the prelude, too.
+            pub(crate) import_begin: Script,
+            /// Opens it again.
+            pub(crate) import_end: Script,
             $(pub(crate) $name: Script,)*
         }
 
         /// The scripts, hashed once.
         pub(crate) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
             init: Script::new(include_str!("../scripts/init.lua")),
+            import_begin: Script::new(include_str!("../scripts/import_begin.lua")),
+            import_end: Script::new(include_str!("../scripts/import_end.lua")),
             $($name: Script::new(concat!(
                 include_str!("../scripts/parts/prelude.lua"),
                 $(include_str!(concat!("../scripts/parts/", stringify!($part), ".lua")),)*
@@ -44,12 +50,14 @@ macro_rules! scripts {
 
 scripts! {
     available: pools;
+    browse: ;
     changes: callers;
     cluster_expire: ;
     cluster_register: ;
     cluster_seen: ;
     cluster_status: ;
     deploy_status: telling;
+    export_page: ;
     heartbeat: ;
     host: pools telling;
     instance_delete: pools telling;
@@ -57,6 +65,7 @@ scripts! {
     instance_drain: telling;
     interest_delete: callers;
     overview: ;
+    pulse: ;
     queue_leave: ;
     queue_step: ;
     resolve: callers;

@@ -41,17 +41,30 @@ impl Store {
         args.extend(caller.unwrap_or(&nobody).args());
         let (name, epoch, fields, clusters): (String, String, Vec<(String, String)>, Vec<String>) =
             self.call(|all| &all.resolve, &args).await?;
-        let name = name
-            .parse()
-            .map_err(|_| StoreError::Damaged(format!("`{name}` is stored as a job's name")))?;
-        let job = read_job(name, epoch, &fields)?;
+        let job = stored_job(&name, Some(epoch), &fields)?;
         Ok(Found { job, clusters })
     }
 }
 
-fn read_job(name: JobName, epoch: String, fields: &[(String, String)]) -> Result<Job, StoreError> {
+/// A job from its hash.
+pub(super) fn stored_job(
+    name: &str,
+    epoch: Option<String>,
+    fields: &[(String, String)],
+) -> Result<Job, StoreError> {
+    let name = name
+        .parse()
+        .map_err(|_| StoreError::Damaged(format!("`{name}` is stored as a job's name")))?;
+    read_job(name, epoch, fields)
+}
+
+fn read_job(
+    name: JobName,
+    epoch: Option<String>,
+    fields: &[(String, String)],
+) -> Result<Job, StoreError> {
     let mut job = Job::new("", name);
-    job.epoch = Some(epoch);
+    job.epoch = epoch;
     for (field, value) in fields {
         match field.as_str() {
             "id" => job.id.clone_from(value),
@@ -127,7 +140,7 @@ mod tests {
             field("rev", "12"),
             field("id", "x"),
         ];
-        let job = read_job("a.b.c.d".parse().unwrap(), "e".into(), &fields).unwrap();
+        let job = read_job("a.b.c.d".parse().unwrap(), Some("e".into()), &fields).unwrap();
         assert_eq!(job.revision, Some(12));
         assert_eq!(job.service_ip_list[0].ip_type, IpType::RoundRobin);
         assert_eq!(job.service_ip_list[1].address, None);
@@ -137,6 +150,13 @@ mod tests {
         assert_eq!((first.instance_number, first.is_running()), (2, true));
         assert_eq!(first.cluster_id, "c 1");
         assert_eq!((second.weight, second.draining), (Some(7), true));
-        assert!(read_job("a.b.c.d".parse().unwrap(), "e".into(), &[field("i1", "x")]).is_err());
+        assert!(
+            read_job(
+                "a.b.c.d".parse().unwrap(),
+                Some("e".into()),
+                &[field("i1", "x")]
+            )
+            .is_err()
+        );
     }
 }

@@ -19,6 +19,7 @@ mod concurrency;
 mod instances;
 mod invariants;
 mod model;
+mod moving;
 mod netinfo;
 mod notifications;
 mod services;

@@ -45,6 +45,7 @@ end
 local function changed(job, instance, kind, notify)
   local revision = redis.call('INCR', P .. 'revision')
   redis.call('HSET', job_key(job), 'rev', text(revision))
+  redis.call('ZADD', P .. 'jobs', text(revision), job)
   for _, cluster in ipairs(watchers(job)) do
     redis.call('ZADD', P .. 'feed:' .. cluster, text(revision), job)
     publish(cluster, revision, job, instance, kind)
