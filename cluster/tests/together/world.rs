@@ -9,8 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{Folder, Node, Process, eventually, free_port, mosquitto, redis};
 
-/// All agree within 10 s of all links being up (contract); twice that on a machine that others use as well.
-pub const AGREEMENT: Duration = Duration::from_secs(20);
+/// All agree within 10 s of all links being up (contract), on a machine that has nothing else to do. This is for one
+/// that has: what is never made up for is not there after a minute either.
+pub const AGREEMENT: Duration = Duration::from_secs(60);
 
 /// The root's program, built beside ours.
 fn root_program() -> PathBuf {
