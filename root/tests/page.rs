@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::needless_pass_by_value,
     dead_code,
     reason = "an unwrap in a test is an assertion; the stage is shared with the contract tests"
 )]

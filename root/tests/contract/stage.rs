@@ -330,9 +330,10 @@ pub fn service_body(n: u32, extra: Value) -> Value {
         "service_ns": "test", "microservice_name": name, "microservice_namespace": "test",
         "applicationID": "bbbbbbbbbbbbbbbbbbbbbb01", "environment": ["SECRET=hush"]});
     let fields = descriptor.as_object_mut().unwrap();
-    for (key, value) in extra.as_object().unwrap() {
-        fields.insert(key.clone(), value.clone());
-    }
+    let Value::Object(extra) = extra else {
+        panic!("{extra} is no object");
+    };
+    fields.extend(extra);
     json!({"_id": id(n), "deployment_descriptor": descriptor})
 }
 

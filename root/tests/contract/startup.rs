@@ -72,7 +72,7 @@ async fn a_store_of_another_version_is_not_touched() {
 async fn unknown_paths_and_methods_answer_json() {
     let redis = Redis::start().await;
     let root = Root::start(&redis, &[]).await;
-    root.get("/").await.is(404);
+    root.get("/nothing").await.is(404);
     root.get("/api/net/nothing").await.is(404);
     root.get("/api/net/service/deploy").await.is(405);
     root.delete("/api/net/cluster").await.is(405);
@@ -187,8 +187,9 @@ async fn the_description_is_true_of_every_path() {
     let api = root.get("/docs/openapi.json").await.is(200).json();
     assert!(api["openapi"].as_str().unwrap().starts_with("3."));
     let paths = api["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 21);
-    for (path, methods) in paths {
+    assert_eq!(paths.len(), 23);
+    // Events have no end to wait for.
+    for (path, methods) in paths.iter().filter(|(path, _)| !path.ends_with("/events")) {
         let filled = path
             .replace("{id}", &id(1))
             .replace("{number}", "0")
@@ -208,6 +209,52 @@ async fn the_description_is_true_of_every_path() {
             );
         }
     }
+}
+
+/// Both ways to look at a root that was just started: what it can be told, and what it says.
+#[test]
+fn help_names_every_variable_and_logs_are_json_where_asked() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
+    let help = Command::new(env!("CARGO_BIN_EXE_root-service-manager"))
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for name in [
+        "MY_PORT",
+        "MY_ADDRESS",
+        "REDIS_URL",
+        "JWT_GENERATOR_URL",
+        "JWT_GENERATOR_PORT",
+        "SYSTEM_MANAGER_URL",
+        "SYSTEM_MANAGER_PORT",
+        "ADDRESS_REST_SECONDS",
+        "CLUSTER_EXPIRY_SECONDS",
+        "LOG_JSON",
+        "RUST_LOG",
+        "import",
+        "export",
+    ] {
+        assert!(help.contains(name), "{name} is missing: {help}");
+    }
+    let mut root = Command::new(env!("CARGO_BIN_EXE_root-service-manager"))
+        .env_remove("RUST_LOG")
+        .env("LOG_JSON", "true")
+        .env("MY_PORT", crate::stage::free_port().to_string())
+        .env("REDIS_URL", "redis://127.0.0.1:9")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(root.stderr.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    root.kill().unwrap();
+    root.wait().unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["level"], "INFO");
+    assert!(line["timestamp"].is_string() && line["fields"]["message"].is_string());
 }
 
 /// A certificate authority and a certificate for localhost, made for this test.
