@@ -23,6 +23,9 @@ pub struct Handle {
     fixed: Arc<[PortLine]>,
 }
 
+/// Others have commands and workers have questions: the control thread must not be away for long.
+const JOBS_PER_COMMAND: usize = 256;
+
 type Answer<T> = Result<T, CommandError>;
 
 impl Handle {
@@ -135,6 +138,24 @@ impl Handle {
     /// See [`CommandError`].
     pub fn set_job(&self, routes: JobRoutes) -> Answer<()> {
         self.ask(|reply| Command::SetJob(routes, reply))
+    }
+
+    /// Replaces what is known of several jobs, at the cost of fewer commands and fewer looks at the tables than one by
+    /// one; an answer for each, in their order. Each job changes in one step, but not all at the same moment.
+    pub fn set_jobs(&self, routes: Vec<JobRoutes>) -> Vec<Answer<()>> {
+        let mut answers = Vec::with_capacity(routes.len());
+        let mut routes = routes.into_iter();
+        loop {
+            let some: Vec<JobRoutes> = routes.by_ref().take(JOBS_PER_COMMAND).collect();
+            if some.is_empty() {
+                return answers;
+            }
+            let count = some.len();
+            match self.ask(|reply| Command::SetJobs(some, reply)) {
+                Ok(some) => answers.extend(some),
+                Err(error) => answers.extend(std::iter::repeat_n(Err(error), count)),
+            }
+        }
     }
 
     /// Forgets a job: its addresses are unknown again.

@@ -246,6 +246,12 @@ impl Controller {
         Ok(())
     }
 
+    /// Nothing that was done before is trusted.
+    #[cfg(test)]
+    pub(super) fn distrust(&mut self) {
+        self.contested += 1;
+    }
+
     // Makes the addresses of an instance lead to its backend; true when one of them led to another of the same job.
     fn lead_to(
         &mut self,
@@ -412,3 +418,6 @@ impl Controller {
         self.dirty = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,6 +67,7 @@ pub enum Command {
     Attach(Box<Attachment>, Reply<u32>),
     Detach(u32, Reply<bool>),
     SetJob(JobRoutes, Reply<()>),
+    SetJobs(Vec<JobRoutes>, Reply<Vec<Result<(), CommandError>>>),
     ForgetJob(String, Reply<()>),
     Unresolvable(IpAddr, Reply<()>),
     NextHop(IpAddr, NextHop, Reply<()>),
@@ -282,6 +283,11 @@ impl Controller {
             Command::Attach(attachment, reply) => drop(reply.send(self.attach(*attachment))),
             Command::Detach(ifindex, reply) => drop(reply.send(self.detach(ifindex))),
             Command::SetJob(routes, reply) => drop(reply.send(self.set_job(routes))),
+            Command::SetJobs(jobs, reply) => {
+                let done = jobs.into_iter().map(|routes| self.set_job(routes));
+                let done = done.collect();
+                drop(reply.send(Ok(done)));
+            }
             Command::ForgetJob(job, reply) => {
                 self.forget_job(&job);
                 drop(reply.send(Ok(())));

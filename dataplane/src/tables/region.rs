@@ -19,7 +19,7 @@ const HEADER_WORDS: usize = 64;
 /// Backends that the mapping of a node has room for.
 pub const BACKENDS: usize = 1 << 17;
 /// Words of a backend's record: one cache line.
-const BACKEND_WORDS: usize = 8;
+pub const BACKEND_WORDS: usize = 8;
 /// Words of a host's record.
 const HOST_WORDS: usize = 4;
 /// In the word of a host's port, so that port 0 is not taken for an unused record.

@@ -46,12 +46,14 @@ impl Controller {
         let named = self.naming(namespace);
         let hashes: Vec<u32> = named.iter().map(|(_, backend)| backend.job).collect();
         let concerned = |instance: &InstanceRoute| shares_address(instance.namespace, namespace);
-        let names: Vec<Box<str>> = self
+        let mut names: Vec<Box<str>> = self
             .jobs
             .iter()
             .filter(|(_, job)| hashes.contains(&job.hash) || job.absent.iter().any(concerned))
             .map(|(name, _)| name.clone())
             .collect();
+        // Where they take addresses from each other, the same has them each time.
+        names.sort_unstable();
         for name in names {
             self.set_again(&name)?;
         }

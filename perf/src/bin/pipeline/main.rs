@@ -104,6 +104,8 @@ struct Row {
     flows_per_second: f64,
     lost: u64,
     updates_per_second: f64,
+    /// Memory that a loaded instance took.
+    bytes_per_instance: f64,
 }
 
 #[derive(Serialize)]
@@ -323,6 +325,8 @@ fn measure(case: &Case, arguments: &Arguments, folder: &Path, memory: &PageMemor
         flows_per_second: middle(mine.iter().map(|m| m.flows_per_second).collect()),
         lost: mine.iter().map(|m| m.lost).sum(),
         updates_per_second: middle(mine.iter().map(|m| m.updates_per_second).collect()),
+        #[allow(clippy::cast_precision_loss)] // hundreds
+        bytes_per_instance: middle(mine.iter().map(|m| m.bytes_per_instance as f64).collect()),
     })
 }
 
@@ -373,8 +377,8 @@ fn print(report: &Report) {
         }
         if row.updates_per_second > 0.0 {
             println!(
-                "{:>22} {:.0} route updates a second, {} packets lost",
-                "", row.updates_per_second, row.lost
+                "{:>22} {:.0} route updates a second, {} packets lost; an instance takes {:.0} bytes",
+                "", row.updates_per_second, row.lost, row.bytes_per_instance
             );
         }
     }
