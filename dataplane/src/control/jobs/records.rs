@@ -47,9 +47,14 @@ pub(super) struct Before<'a> {
     orphans: &'a [BackendRef],
     /// Where the next number is expected.
     next: usize,
-    /// By what they are, once one was not found by its number.
+    /// What was made since: a job may list an instance twice.
+    made: Vec<BackendRef>,
+    /// Where there are many, by what they are.
     by_identity: Option<HashMap<Identity, BackendRef>>,
 }
+
+/// So many records are looked through faster than hashed.
+const FEW: usize = 32;
 
 impl<'a> Before<'a> {
     pub(super) fn new(members: &'a [Member], orphans: &'a [BackendRef]) -> Self {
@@ -57,6 +62,7 @@ impl<'a> Before<'a> {
             members,
             orphans,
             next: 0,
+            made: Vec::new(),
             by_identity: None,
         }
     }
@@ -89,19 +95,20 @@ impl<'a> Before<'a> {
         region: &Region,
         identity: &Identity,
     ) -> Option<BackendRef> {
-        let (members, orphans) = (self.members, self.orphans);
-        let known = self.by_identity.get_or_insert_with(|| {
-            let members = members.iter().map(|m| m.reference);
-            members
-                .chain(orphans.iter().copied())
-                .filter_map(|r| Some((Identity::of_record(&region.backend(r)?), r)))
-                .collect()
-        });
+        let known = self.members.len() + self.orphans.len() + self.made.len();
+        let members = self.members.iter().map(|m| m.reference);
+        let all = members.chain(self.orphans.iter().chain(&self.made).copied());
+        let mut all = all.filter_map(|r| Some((Identity::of_record(&region.backend(r)?), r)));
+        if known <= FEW {
+            return all.find(|(other, _)| other == identity).map(|(_, r)| r);
+        }
+        let known = self.by_identity.get_or_insert_with(|| all.collect());
         known.get(identity).copied()
     }
 
-    /// This one was made just now: a job may list an instance twice.
+    /// This one was made just now.
     pub(super) fn add(&mut self, identity: Identity, reference: BackendRef) {
+        self.made.push(reference);
         if let Some(known) = &mut self.by_identity {
             known.insert(identity, reference);
         }

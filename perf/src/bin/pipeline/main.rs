@@ -266,7 +266,8 @@ fn ours(job: &ours::Job) -> Result<Measured> {
     let output = command.output().context("starting a measurement")?;
     ensure!(
         output.status.success(),
-        "a measurement failed: {}",
+        "a measurement failed ({}): {}",
+        output.status,
         String::from_utf8_lossy(&output.stderr).trim()
     );
     let text = String::from_utf8_lossy(&output.stdout);

@@ -55,7 +55,7 @@ pub struct Measured {
     pub lost: u64,
     /// Route updates a second that were made.
     pub updates_per_second: f64,
-    /// Memory that an instance of the further jobs took, in bytes.
+    /// Memory that an instance took, in bytes.
     pub bytes_per_instance: u64,
 }
 
@@ -127,8 +127,9 @@ fn start(job: &Job) -> Result<Dataplane> {
     Dataplane::start(&config, Box::new(|_| {})).context("starting the data plane")
 }
 
-/// What the instances of further jobs took, in bytes each.
+/// Sets all jobs; what their instances took, in bytes each.
 fn lay(handle: &Handle, job: &Job) -> Result<u64> {
+    let before = resident_kb()?;
     let gateway = Pair::new(Some("10.18.0.1".parse()?), Some("fc00::1".parse()?));
     handle.set_subnets(vec![Subnet {
         v4: Some("10.18.0.0".parse()?),
@@ -149,7 +150,6 @@ fn lay(handle: &Handle, job: &Job) -> Result<u64> {
         handle.set_job(plan::job(n, &[]))?;
     }
     let further = job.instances / plan::INSTANCES;
-    let before = resident_kb()?;
     let all: Vec<u32> = (plan::SERVICES..plan::SERVICES + further).collect();
     for some in all.chunks(200) {
         for answer in handle.set_jobs(some.iter().map(|&n| plan::far_job(n)).collect()) {
@@ -157,9 +157,7 @@ fn lay(handle: &Handle, job: &Job) -> Result<u64> {
         }
     }
     let grown = resident_kb()?.saturating_sub(before) * 1024;
-    let Some(each) = grown.checked_div(u64::from(job.instances)) else {
-        return Ok(0);
-    };
+    let each = grown / u64::from(plan::SERVICES * plan::INSTANCES + job.instances);
     // The mapping with the records is there from the start.
     Ok(each + dataplane::tables::region::BACKEND_WORDS as u64 * 8)
 }
@@ -275,7 +273,7 @@ impl Churn {
                 }
                 let update = |number: u64| -> Result<_> {
                     let n = u32::try_from(number % u64::from(CHURNED))?;
-                    let away = number / u64::from(CHURNED) % 2 == 0;
+                    let away = (number / u64::from(CHURNED)).is_multiple_of(2);
                     Ok(plan::job(n, if away { &[9] } else { &[] }))
                 };
                 let updates: Result<Vec<_>> = (made..made + due).map(update).collect();
