@@ -324,7 +324,8 @@ fn watch_removed(handle: &Handle) -> Result<()> {
             snaplen: 128,
         })?;
         let mut seen = Vec::new();
-        while seen.len() < SAMPLE {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while seen.len() < SAMPLE && Instant::now() < deadline {
             capture.read(&mut seen);
         }
         drop(capture);
