@@ -150,8 +150,8 @@ impl Controller {
         let mut members = Vec::with_capacity(instances.len());
         let known = Before::new(&before, &orphans);
         let result = self.fill_job(&mut job, &mut members, known, instances);
-        let references = |list: &[Member]| list.iter().map(|m| m.reference).collect::<Vec<_>>();
-        if !orphans.is_empty() || references(&before) != references(&members) {
+        let was = before.iter().map(|m| m.reference);
+        if !orphans.is_empty() || was.ne(members.iter().map(|m| m.reference)) {
             let mut kept: Vec<u32> = members.iter().map(|m| m.reference.id).collect();
             kept.sort_unstable();
             let is_gone = |reference: BackendRef| kept.binary_search(&reference.id).is_err();

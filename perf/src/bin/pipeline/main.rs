@@ -104,8 +104,8 @@ struct Row {
     flows_per_second: f64,
     lost: u64,
     updates_per_second: f64,
-    /// Memory that a loaded instance took.
-    bytes_per_instance: f64,
+    /// Memory that an instance takes, where many were loaded.
+    bytes_per_instance: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -308,6 +308,8 @@ fn measure(case: &Case, arguments: &Arguments, folder: &Path, memory: &PageMemor
         }
     }
     let pps = |m: &Measured| m.pps;
+    #[allow(clippy::cast_precision_loss)] // hundreds
+    let bytes = |m: &Measured| m.bytes_per_instance as f64;
     let ratios = |others: &[f64]| {
         let pairs = mine.iter().zip(others).map(|(m, other)| m.pps / other);
         Spread::of(pairs.collect())
@@ -326,8 +328,7 @@ fn measure(case: &Case, arguments: &Arguments, folder: &Path, memory: &PageMemor
         flows_per_second: middle(mine.iter().map(|m| m.flows_per_second).collect()),
         lost: mine.iter().map(|m| m.lost).sum(),
         updates_per_second: middle(mine.iter().map(|m| m.updates_per_second).collect()),
-        #[allow(clippy::cast_precision_loss)] // hundreds
-        bytes_per_instance: middle(mine.iter().map(|m| m.bytes_per_instance as f64).collect()),
+        bytes_per_instance: Some(middle(mine.iter().map(bytes).collect())).filter(|b| *b > 0.0),
     })
 }
 
@@ -378,9 +379,12 @@ fn print(report: &Report) {
         }
         if row.updates_per_second > 0.0 {
             println!(
-                "{:>22} {:.0} route updates a second, {} packets lost; an instance takes {:.0} bytes",
-                "", row.updates_per_second, row.lost, row.bytes_per_instance
+                "{:>22} {:.0} route updates a second, {} packets lost",
+                "", row.updates_per_second, row.lost
             );
+        }
+        if let Some(bytes) = row.bytes_per_instance {
+            println!("{:>22} an instance takes {bytes:.0} bytes", "");
         }
     }
 }

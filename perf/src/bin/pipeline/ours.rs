@@ -55,7 +55,7 @@ pub struct Measured {
     pub lost: u64,
     /// Route updates a second that were made.
     pub updates_per_second: f64,
-    /// Memory that an instance took, in bytes.
+    /// Memory that an instance took, in bytes; 0 where only a few were loaded.
     pub bytes_per_instance: u64,
 }
 
@@ -155,6 +155,10 @@ fn lay(handle: &Handle, job: &Job) -> Result<u64> {
         for answer in handle.set_jobs(some.iter().map(|&n| plan::far_job(n)).collect()) {
             answer?;
         }
+    }
+    if job.instances == 0 {
+        // What is there for any number of them would count too much.
+        return Ok(0);
     }
     let grown = resident_kb()?.saturating_sub(before) * 1024;
     let each = grown / u64::from(plan::SERVICES * plan::INSTANCES + job.instances);
