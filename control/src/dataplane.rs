@@ -118,8 +118,8 @@ impl Forwarding for Handle {
     fn detach(&self, port: u32) -> Result<bool, CommandError> {
         Self::detach(self, port)
     }
-    fn set_job(&self, job: JobRoutes) -> Result<(), CommandError> {
-        Self::set_job(self, job)
+    fn set_jobs(&self, jobs: Vec<JobRoutes>) -> Vec<Result<(), CommandError>> {
+        Self::set_jobs(self, jobs)
     }
     fn forget_job(&self, job: &str) -> Result<(), CommandError> {
         Self::forget_job(self, job)

@@ -38,11 +38,9 @@ pub trait Forwarding: Send + Sync + 'static {
     /// # Errors
     /// The data plane has stopped.
     fn detach(&self, port: u32) -> Result<bool, CommandError>;
-    /// Replaces all that is known of a job.
-    ///
-    /// # Errors
-    /// No room, or the data plane has stopped.
-    fn set_job(&self, job: JobRoutes) -> Result<(), CommandError>;
+    /// Replaces all that is known of some jobs; an answer for each, an error when there is no room or the data plane
+    /// has stopped.
+    fn set_jobs(&self, jobs: Vec<JobRoutes>) -> Vec<Result<(), CommandError>>;
     /// Forgets a job.
     ///
     /// # Errors

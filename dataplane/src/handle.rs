@@ -23,6 +23,9 @@ pub struct Handle {
     fixed: Arc<[PortLine]>,
 }
 
+/// Others have commands and workers have questions: the control thread must not be away for long.
+const JOBS_PER_COMMAND: usize = 256;
+
 type Answer<T> = Result<T, CommandError>;
 
 impl Handle {
@@ -137,6 +140,24 @@ impl Handle {
         self.ask(|reply| Command::SetJob(routes, reply))
     }
 
+    /// Replaces what is known of several jobs, at the cost of fewer commands and fewer looks at the tables than one by
+    /// one; an answer for each, in their order. Each job changes in one step, but not all at the same moment.
+    pub fn set_jobs(&self, routes: Vec<JobRoutes>) -> Vec<Answer<()>> {
+        let mut answers = Vec::with_capacity(routes.len());
+        let mut routes = routes.into_iter();
+        loop {
+            let some: Vec<JobRoutes> = routes.by_ref().take(JOBS_PER_COMMAND).collect();
+            if some.is_empty() {
+                return answers;
+            }
+            let count = some.len();
+            match self.ask(|reply| Command::SetJobs(some, reply)) {
+                Ok(some) => answers.extend(some),
+                Err(error) => answers.extend(std::iter::repeat_n(Err(error), count)),
+            }
+        }
+    }
+
     /// Forgets a job: its addresses are unknown again.
     ///
     /// # Errors
@@ -203,5 +224,54 @@ impl Handle {
 
     pub(crate) fn stop(&self) {
         let _ = self.ask(Command::Stop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jobs(count: usize) -> Vec<JobRoutes> {
+        let job = |n| JobRoutes {
+            job: format!("a.b.job{n}.d"),
+            instances: Vec::new(),
+        };
+        (0..count).map(job).collect()
+    }
+
+    #[test]
+    fn many_jobs_go_in_few_commands_and_each_has_its_answer() {
+        let (control, inbox) = sync_channel(1);
+        let handle = Handle::new(control, 0, Vec::new());
+        let thread = std::thread::spawn(move || {
+            let mut commands = 0;
+            while let Ok(Message::Command(Command::SetJobs(jobs, reply))) = inbox.recv() {
+                commands += 1;
+                let refused = |job: JobRoutes| Err(CommandError::Full(job.job));
+                reply
+                    .send(Ok(jobs.into_iter().map(refused).collect()))
+                    .unwrap();
+            }
+            commands
+        });
+        let count = 2 * JOBS_PER_COMMAND + 7;
+        let answers = handle.set_jobs(jobs(count));
+        let full = jobs(count)
+            .into_iter()
+            .map(|j| Err(CommandError::Full(j.job)));
+        assert_eq!(answers, full.collect::<Vec<_>>());
+        assert!(handle.set_jobs(Vec::new()).is_empty());
+        drop(handle);
+        assert_eq!(thread.join().unwrap(), 3);
+    }
+
+    #[test]
+    fn no_job_is_left_without_an_answer_when_the_data_plane_has_stopped() {
+        let (control, inbox) = sync_channel(1);
+        drop(inbox);
+        let handle = Handle::new(control, 0, Vec::new());
+        let count = JOBS_PER_COMMAND + 1;
+        let answers = handle.set_jobs(jobs(count));
+        assert_eq!(answers, vec![Err(CommandError::Stopped); count]);
     }
 }

@@ -54,6 +54,12 @@ impl Writer {
         })
     }
 
+    /// What changes the tables.
+    #[cfg(test)]
+    pub(crate) fn controller(&mut self) -> &mut Controller {
+        &mut self.controller
+    }
+
     fn then_publish<T>(&mut self, done: T) -> T {
         self.controller.publish_probed();
         self.controller.publish();

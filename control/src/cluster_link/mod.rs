@@ -26,7 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::forwarding::{Forwarding, JOB_UNUSED, Pair};
+use crate::forwarding::{Forwarding, JOB_UNUSED, JobRoutes, Pair};
 use announce::Announcements;
 use queries::{Key, Queries, jittered};
 use session::SessionEvent;
@@ -36,6 +36,8 @@ const SUBNET_REPEAT: Duration = Duration::from_secs(2);
 const HOST_REPEAT: Duration = Duration::from_secs(60);
 const REFRESH: Duration = Duration::from_secs(60);
 const INTEREST_CHECK: Duration = Duration::from_secs(5);
+/// Messages of one burst: what is due otherwise must not wait for long.
+const EVENTS_AT_ONCE: usize = 256;
 
 /// What the node tells its link.
 pub enum Command {
@@ -144,6 +146,7 @@ impl ClusterLink {
             loads: loads::Loads::default(),
             loads_due: now + loads::pause(),
             jobs: HashMap::new(),
+            routes: Vec::new(),
             subnet_waiters: Vec::new(),
             refresh_due: now + REFRESH,
             interests_due: now + INTEREST_CHECK,
@@ -226,6 +229,8 @@ struct Feed {
     loads: loads::Loads,
     loads_due: Instant,
     jobs: HashMap<String, Followed>,
+    /// Of the burst of messages at hand, for the data plane.
+    routes: Vec<JobRoutes>,
     subnet_waiters: Vec<SubnetWaiter>,
     refresh_due: Instant,
     interests_due: Instant,
@@ -261,7 +266,17 @@ impl Feed {
                     None => return,
                 },
                 event = session.recv() => match event {
-                    Some(event) => self.session_event(event),
+                    Some(event) => {
+                        self.session_event(event);
+                        // Tables come in bursts; the data plane takes many at the cost of one.
+                        for _ in 1..EVENTS_AT_ONCE {
+                            let Ok(event) = session.try_recv() else {
+                                break;
+                            };
+                            self.session_event(event);
+                        }
+                        self.tell_routes();
+                    }
                     None => return,
                 },
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -735,7 +750,7 @@ impl Feed {
         };
         if result.app_name.is_empty() || address::parse(&result.app_name).is_ok() {
             if let Some(address) = asked_for {
-                self.tell_forwarding(self.forwarding.set_unresolvable(address));
+                self.tell_unresolvable(address);
             }
             return;
         }
@@ -750,11 +765,27 @@ impl Feed {
         let unknown = routes.instances.is_empty() && !self.jobs.contains_key(&result.app_name);
         if !unknown {
             self.follow(&result.app_name);
-            self.tell_forwarding(self.forwarding.set_job(routes));
+            self.routes.push(routes);
         }
         if let (Some(address), false) = (asked_for, covered) {
-            self.tell_forwarding(self.forwarding.set_unresolvable(address));
+            self.tell_unresolvable(address);
         }
+    }
+
+    fn tell_routes(&mut self) {
+        let routes = std::mem::take(&mut self.routes);
+        if routes.is_empty() {
+            return;
+        }
+        for outcome in self.forwarding.set_jobs(routes) {
+            self.tell_forwarding(outcome);
+        }
+    }
+
+    // What was said before it comes first.
+    fn tell_unresolvable(&mut self, address: IpAddr) {
+        self.tell_routes();
+        self.tell_forwarding(self.forwarding.set_unresolvable(address));
     }
 
     fn tell_forwarding(&self, outcome: Result<(), crate::forwarding::CommandError>) {

@@ -117,9 +117,14 @@ impl Forwarding for Recorder {
     fn detach(&self, port: u32) -> Result<bool, CommandError> {
         Ok(self.attached.lock().unwrap().remove(&port).is_some())
     }
-    fn set_job(&self, job: JobRoutes) -> Result<(), CommandError> {
-        self.jobs.lock().unwrap().insert(job.job.clone(), job);
-        Ok(())
+    fn set_jobs(&self, jobs: Vec<JobRoutes>) -> Vec<Result<(), CommandError>> {
+        let mut known = self.jobs.lock().unwrap();
+        jobs.into_iter()
+            .map(|job| {
+                known.insert(job.job.clone(), job);
+                Ok(())
+            })
+            .collect()
     }
     fn forget_job(&self, job: &str) -> Result<(), CommandError> {
         self.jobs.lock().unwrap().remove(job);

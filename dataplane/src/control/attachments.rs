@@ -208,6 +208,7 @@ impl Controller {
             self.queries.settled(address.into());
         }
         self.relocate(namespace, Location::Local(slot));
+        self.contested += 1;
         self.dirty = true;
         Ok(())
     }
@@ -233,7 +234,7 @@ impl Controller {
                 self.remove_route(address.into());
             }
         }
-        self.leave(gone.attachment.namespace);
+        self.contested += 1;
         let placed = self.place_again(gone.attachment.namespace);
         for address in gone.attachment.namespace.iter() {
             self.owners.remove(&address.into());
@@ -326,6 +327,7 @@ impl Controller {
         let old = gateways(&self.subnets);
         let new = gateways(&subnets);
         self.subnets = subnets;
+        self.contested += 1;
         self.publish_host(AccessSlot {
             ifindex: 0,
             worker: 0,
@@ -370,6 +372,7 @@ impl Controller {
         if let Some(old) = old {
             self.rest(Resting::Slot(old));
         }
+        self.contested += 1;
         self.dirty = true;
         Ok(())
     }

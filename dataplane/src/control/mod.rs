@@ -38,7 +38,7 @@ use crate::tables::{Tables, slots::AccessSlot};
 use crate::uplink::PathReport;
 
 use attachments::Attached;
-use jobs::{Identity, Job};
+use jobs::Job;
 use paths::Paths;
 use queries::Queries;
 
@@ -67,6 +67,7 @@ pub enum Command {
     Attach(Box<Attachment>, Reply<u32>),
     Detach(u32, Reply<bool>),
     SetJob(JobRoutes, Reply<()>),
+    SetJobs(Vec<JobRoutes>, Reply<Vec<Result<(), CommandError>>>),
     ForgetJob(String, Reply<()>),
     Unresolvable(IpAddr, Reply<()>),
     NextHop(IpAddr, NextHop, Reply<()>),
@@ -119,12 +120,12 @@ pub struct Controller {
     workers: Vec<WorkerLink>,
     events: Box<dyn Fn(Event) + Send + Sync>,
     memory: String,
-    jobs: HashMap<String, Job>,
-    backends: HashMap<Identity, BackendRef>,
-    /// Backends by each of their namespace IPs: a job may name one family of a container that has both.
-    namespaces: HashMap<Address, Vec<BackendRef>>,
+    jobs: HashMap<Box<str>, Job>,
     /// Backends of an earlier process whose job has not been named again, by the hash of its name.
-    orphans: HashMap<u32, Vec<(Identity, BackendRef)>>,
+    orphans: HashMap<u32, Vec<BackendRef>>,
+    /// Grows when an address may lead elsewhere than the job that named it has left it: another job has taken it, or a
+    /// container or the node itself has come or gone with it.
+    contested: u64,
     /// Who owned the containers whose flows an earlier process left: a flow stays in its shard, so its container goes
     /// back to the same worker.
     owners: HashMap<Address, u16>,
@@ -140,8 +141,8 @@ pub struct Controller {
     free_services: VecDeque<u32>,
     /// Per service of a policy by load: when it last opened flows.
     usage: HashMap<u32, loads::Usage>,
-    /// Backends whose container left this node, and where their job said that they were.
-    left: HashMap<BackendRef, SocketAddr>,
+    /// Where jobs say that the backends on this node are.
+    said: HashMap<BackendRef, SocketAddr>,
     attached: HashMap<u32, Attached>,
     /// Where ethdev access ports receive into; none where there is no worker to poll them.
     small: Option<Mempool>,
@@ -188,9 +189,8 @@ impl Controller {
             events,
             memory,
             jobs: HashMap::new(),
-            backends: HashMap::new(),
-            namespaces: HashMap::new(),
             orphans: HashMap::new(),
+            contested: 1,
             owners: HashMap::new(),
             next_backend: 0,
             free_backends: Vec::new(),
@@ -201,7 +201,7 @@ impl Controller {
             next_service: 0,
             free_services: VecDeque::new(),
             usage: HashMap::new(),
-            left: HashMap::new(),
+            said: HashMap::new(),
             attached: HashMap::new(),
             small: None,
             next_ethdev: 0,
@@ -283,6 +283,11 @@ impl Controller {
             Command::Attach(attachment, reply) => drop(reply.send(self.attach(*attachment))),
             Command::Detach(ifindex, reply) => drop(reply.send(self.detach(ifindex))),
             Command::SetJob(routes, reply) => drop(reply.send(self.set_job(routes))),
+            Command::SetJobs(jobs, reply) => {
+                let done = jobs.into_iter().map(|routes| self.set_job(routes));
+                let done = done.collect();
+                drop(reply.send(Ok(done)));
+            }
             Command::ForgetJob(job, reply) => {
                 self.forget_job(&job);
                 drop(reply.send(Ok(())));
@@ -405,7 +410,7 @@ impl Controller {
                     .max()
                     .unwrap_or(0);
                 let since_used = Duration::from_secs(u64::from(now.saturating_sub(used)));
-                (name.clone(), since_used.min(job.first_set.elapsed()))
+                (name.to_string(), since_used.min(job.first_set.elapsed()))
             })
             .collect()
     }

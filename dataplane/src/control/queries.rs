@@ -58,8 +58,13 @@ impl Queries {
 
     /// The address is known now.
     pub(super) fn settled(&mut self, address: Address) {
-        self.open.remove(&address);
-        self.negative.remove(&address);
+        // Most often none is there, and then there is nothing to hash.
+        if !self.open.is_empty() {
+            self.open.remove(&address);
+        }
+        if !self.negative.is_empty() {
+            self.negative.remove(&address);
+        }
     }
 }
 

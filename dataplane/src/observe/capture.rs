@@ -193,7 +193,8 @@ impl Capture {
         self.clock.refresh();
         let begun = into.len();
         for lane in &self.tables.observation.capture.lanes {
-            while lane.ring.pop(&mut self.record) {
+            let end = lane.ring.end();
+            while lane.ring.pop(end, &mut self.record) {
                 into.extend(captured(&self.record, self.session, &self.clock));
             }
         }

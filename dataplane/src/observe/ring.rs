@@ -90,10 +90,17 @@ impl Ring {
         true
     }
 
-    /// Takes the oldest record: its words replace what is in `into`. Only one reader at a time may call this.
-    pub fn pop(&self, into: &mut Vec<u64>) -> bool {
+    /// The end of what is there now. A reader that goes on beyond it may never be done: the worker writes as fast as it
+    /// reads.
+    pub fn end(&self) -> u64 {
+        self.written.0.load(Ordering::Acquire)
+    }
+
+    /// Takes the oldest record before `end`: its words replace what is in `into`. Only one reader at a time may call
+    /// this.
+    pub fn pop(&self, end: u64, into: &mut Vec<u64>) -> bool {
         let start = self.read.0.load(Ordering::Relaxed);
-        if start == self.written.0.load(Ordering::Acquire) {
+        if start >= end {
             return false;
         }
         let at = |position| self.word(position).map_or(0, |w| w.load(Ordering::Relaxed));
@@ -126,7 +133,7 @@ mod tests {
     fn records_come_out_as_they_went_in_and_what_does_not_fit_is_counted() {
         let ring = Ring::new(6);
         let mut record = Vec::new();
-        assert!(!ring.pop(&mut record));
+        assert!(!ring.pop(ring.end(), &mut record));
         for round in 0..100u64 {
             let mut kept = 0;
             while ring.push(&[round, kept, !round, 7], None) {
@@ -138,14 +145,17 @@ mod tests {
                 "64 words hold 12 of 5"
             );
             for n in 0..kept {
-                assert!(ring.pop(&mut record));
+                assert!(ring.pop(ring.end(), &mut record));
                 assert_eq!(record, [round, n, !round, 7]);
             }
-            assert!(!ring.pop(&mut record));
+            assert!(!ring.pop(ring.end(), &mut record));
         }
-        assert!(ring.push(&[1], None) && ring.push(&[2], None));
+        assert!(ring.push(&[1], None));
+        let end = ring.end();
+        assert!(ring.push(&[2], None));
+        assert!(ring.pop(end, &mut record) && !ring.pop(end, &mut record));
         ring.skip();
-        assert!(!ring.pop(&mut record));
+        assert!(!ring.pop(ring.end(), &mut record));
     }
 
     #[test]
@@ -155,7 +165,7 @@ mod tests {
             let reader = scope.spawn(|| {
                 let (mut record, mut next) = (Vec::new(), 0);
                 while next < 20_000 {
-                    if ring.pop(&mut record) {
+                    if ring.pop(ring.end(), &mut record) {
                         assert_eq!(record.len() as u64, 1 + next % 7);
                         assert!(record.iter().all(|&word| word == next), "{record:?}");
                         next += 1;

@@ -584,7 +584,8 @@ impl Trace {
         self.clock.refresh();
         let begun = into.len();
         for lane in &self.tables.observation.trace.lanes {
-            while lane.ring.pop(&mut self.words) {
+            let end = lane.ring.end();
+            while lane.ring.pop(end, &mut self.words) {
                 into.extend(record(&self.words, self.session, &self.clock));
             }
         }

@@ -170,7 +170,7 @@ fn closest_falls_to_the_next_when_what_is_here_drains() {
     assert_eq!(picks(Policy::Closest, all, 100), [100, 0, 0]);
     region.update_backend(list.0[0], Location::Local(4), true, 0);
     assert_eq!(picks(Policy::Closest, all, 100), [0, 100, 0]);
-    region.leave_backend(list.0[1]);
+    region.remove_backend(list.0[1]);
     assert_eq!(picks(Policy::Closest, all, 100), [0, 0, 100]);
     region.update_backend(list.0[0], Location::Local(4), false, 0);
     assert_eq!(picks(Policy::Closest, all, 100), [100, 0, 0]);
@@ -209,7 +209,7 @@ fn underutilized_leaves_the_busiest_alone() {
     // It is never the less busy of two.
     assert!(seen[0] == 0 && seen[1] > 200 && seen[2] > 200, "{seen:?}");
     // Two are always compared with each other.
-    region.leave_backend(list.0[2]);
+    region.remove_backend(list.0[2]);
     region.update_backend(list.0[1], Location::Host(2), false, 1000);
     let list = List(list.0[..2].to_vec());
     assert_eq!(

@@ -83,7 +83,8 @@ impl Tables {
         let hosts = region.layout().hosts;
         Self {
             arena: Arena::new(),
-            routes: Index::new(20, seed),
+            // Two buckets for each instance, so that chains stay short.
+            routes: Index::new((2 * backends.max(1)).ilog2().clamp(20, 24), seed),
             interfaces: Index::new(12, seed),
             slots: Slots::new(SLOTS),
             region,

@@ -19,7 +19,7 @@ const HEADER_WORDS: usize = 64;
 /// Backends that the mapping of a node has room for.
 pub const BACKENDS: usize = 1 << 17;
 /// Words of a backend's record: one cache line.
-const BACKEND_WORDS: usize = 8;
+pub const BACKEND_WORDS: usize = 8;
 /// Words of a host's record.
 const HOST_WORDS: usize = 4;
 /// In the word of a host's port, so that port 0 is not taken for an unused record.
@@ -177,8 +177,6 @@ pub struct Backend {
 }
 
 const DRAINING: u64 = 1;
-/// Its container has left this node: for workers it is gone, whatever jobs still say.
-const LEFT: u64 = 2;
 
 /// The records of all backends.
 #[derive(Clone, Copy, Debug)]
@@ -200,7 +198,7 @@ impl<'a> Records<'a> {
         let w = self.0.get(reference.id as usize)?;
         let state = w[0].load(Ordering::Acquire);
         let same = high32(state) == reference.generation && reference.generation & 1 == 1;
-        (same && state & LEFT == 0).then_some(Record(w))
+        same.then_some(Record(w))
     }
 
     /// The record `id`, if it holds a backend that flows may go to.
@@ -209,7 +207,7 @@ impl<'a> Records<'a> {
     pub fn at(self, id: u32) -> Option<Record<'a>> {
         let w = self.0.get(id as usize)?;
         let state = w[0].load(Ordering::Acquire);
-        (high32(state) & 1 == 1 && state & LEFT == 0).then_some(Record(w))
+        (high32(state) & 1 == 1).then_some(Record(w))
     }
 }
 
@@ -462,13 +460,8 @@ impl Region {
     pub fn backend(&self, reference: BackendRef) -> Option<Backend> {
         let w = self.backend_words(reference.id)?;
         let state = w[0].load(Ordering::Acquire);
-        if high32(state) != reference.generation
-            || reference.generation & 1 == 0
-            || state & LEFT != 0
-        {
-            return None;
-        }
-        Some(Self::read_backend(w, state))
+        (high32(state) == reference.generation && reference.generation & 1 == 1)
+            .then(|| Self::read_backend(w, state))
     }
 
     /// Whether flows may still go to it.
@@ -477,19 +470,8 @@ impl Region {
     pub fn is_there(&self, reference: BackendRef) -> bool {
         self.backend_words(reference.id).is_some_and(|w| {
             let state = w[0].load(Ordering::Acquire);
-            high32(state) == reference.generation
-                && reference.generation & 1 == 1
-                && state & LEFT == 0
+            high32(state) == reference.generation && reference.generation & 1 == 1
         })
-    }
-
-    /// The record, also where the container has left.
-    #[must_use]
-    pub fn record(&self, reference: BackendRef) -> Option<Backend> {
-        let w = self.backend_words(reference.id)?;
-        let state = w[0].load(Ordering::Acquire);
-        (high32(state) == reference.generation && reference.generation & 1 == 1)
-            .then(|| Self::read_backend(w, state))
     }
 
     #[inline(always)]
@@ -519,6 +501,29 @@ impl Region {
     pub fn records(&self) -> Records<'_> {
         let words = self.words().get(HEADER_WORDS..self.layout.hosts_at());
         Records(words.map_or(&[], |w| w.as_chunks().0))
+    }
+
+    /// Of the first `count` records, the backends that have one of these namespace IPs; an unspecified one is nobody's.
+    /// Writer only: a reader could see half of a record.
+    pub fn with_namespace(
+        &self,
+        count: u32,
+        v4: u32,
+        v6: Address,
+    ) -> impl Iterator<Item = (BackendRef, Backend)> + '_ {
+        let (high, low) = halves(v6);
+        let has_v6 = !v6.is_unspecified();
+        let records = self.records().0.iter().zip(0..count);
+        records.filter_map(move |(w, id)| {
+            let same_v4 = v4 != 0 && high32(w[4].load(Ordering::Relaxed)) == v4;
+            let same_v6 = has_v6
+                && w[3].load(Ordering::Relaxed) == low
+                && w[2].load(Ordering::Relaxed) == high;
+            if same_v4 || same_v6 {
+                return self.backend_at(id);
+            }
+            None
+        })
     }
 
     /// Whatever backend is in record `id` now.
@@ -571,17 +576,13 @@ impl Region {
         }
     }
 
-    /// The backend's container has left this node: its flows end as if it were gone, but when it comes back, or another
-    /// takes its place (`update_backend`), the record is the same. Writer only.
-    pub fn leave_backend(&self, reference: BackendRef) {
+    /// Gives a backend another number in its job. Writer only.
+    pub fn number_backend(&self, reference: BackendRef, number: u32) {
         if let Some(w) = self.backend_words(reference.id) {
-            let load = high32(w[1].load(Ordering::Relaxed)) & LOAD_MAX;
-            w[1].store(Location::Nowhere.to_word(load), Ordering::Release);
-            let flags = w[0].load(Ordering::Relaxed) & DRAINING;
-            w[0].store(
-                word(reference.generation, 0) | flags | LEFT,
-                Ordering::Release,
-            );
+            let tag = w[7].load(Ordering::Relaxed);
+            if low32(tag) != number {
+                w[7].store(word(high32(tag), number), Ordering::Relaxed);
+            }
         }
     }
 

@@ -226,8 +226,8 @@ fn command(
         }
         ["job", numbers @ ..] => {
             let numbers: Vec<u8> = numbers.iter().map(|n| n.parse().unwrap()).collect();
-            handle.set_job(client()).unwrap();
-            handle.set_job(service(&numbers)).unwrap();
+            let answers = handle.set_jobs(vec![client(), service(&numbers)]);
+            assert_eq!(answers, [Ok(()), Ok(())]);
         }
         ["containers"] => {
             let stats = handle.stats().unwrap();

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use net::address::Address;
 
-use super::Service;
-use crate::api::{BackendLine, InstanceRoute, Policy, RouteLine};
+use super::records::pair;
+use super::{Member, Service};
+use crate::api::{BackendLine, Policy, RouteLine};
 use crate::control::Controller;
 use crate::tables::region::{BackendRef, Location};
 use crate::tables::routes::{BackendSet, Members};
@@ -17,9 +18,9 @@ impl Controller {
     ) -> impl Iterator<Item = (&str, Policy, Vec<IpAddr>, u32)> {
         self.jobs.iter().flat_map(|(name, job)| {
             let named = |service: &&Service| !service.addresses.is_empty();
-            job.services.values().filter(named).map(move |service| {
+            job.services.iter().filter(named).map(move |service| {
                 let addresses = service.addresses.iter().map(|a| a.to_ip()).collect();
-                (name.as_str(), service.policy, addresses, service.number)
+                (&**name, service.policy, addresses, service.number)
             })
         })
     }
@@ -27,7 +28,7 @@ impl Controller {
     pub(in crate::control) fn route_lines(&self) -> Vec<RouteLine> {
         let mut lines = Vec::new();
         for (name, job) in &self.jobs {
-            for service in job.services.values() {
+            for service in job.services.iter() {
                 let set = BackendSet::at(&self.tables.arena, service.set);
                 for address in &service.addresses {
                     let mut backends: Vec<_> = (0..set.len())
@@ -37,25 +38,28 @@ impl Controller {
                     backends.sort();
                     backends.dedup();
                     lines.push(RouteLine {
-                        job: name.clone(),
+                        job: name.to_string(),
                         address: address.to_ip(),
                         kind: service.policy.name(),
                         backends,
                     });
                 }
             }
-            for (_, reference, instance) in &job.instances {
-                for (kind, pair) in [
-                    ("instance", instance.instance),
-                    ("namespace", instance.namespace),
+            for member in &job.members {
+                let Some(backend) = self.tables.region.backend(member.reference) else {
+                    continue;
+                };
+                for (kind, addresses) in [
+                    ("instance", backend.instance),
+                    ("namespace", backend.namespace),
                 ] {
-                    for address in pair.iter() {
+                    for address in pair(addresses).iter() {
                         lines.push(RouteLine {
-                            job: name.clone(),
+                            job: name.to_string(),
                             address,
                             kind,
                             backends: self
-                                .backend_line(*reference, address.is_ipv4())
+                                .backend_line(member.reference, address.is_ipv4())
                                 .into_iter()
                                 .collect(),
                         });
@@ -68,28 +72,25 @@ impl Controller {
     }
 
     pub(crate) fn backend_lines(&self) -> Vec<BackendLine> {
-        let line = |name: &String, reference: BackendRef, instance: &InstanceRoute| {
-            let place = |v4| self.backend_line(reference, v4);
+        let line = |name: &str, member: &Member| {
+            let backend = self.tables.region.backend(member.reference)?;
+            let place = |v4| self.backend_line(member.reference, v4);
             Some(BackendLine {
-                backend: reference.id,
-                job: name.clone(),
-                instance: instance.number,
-                namespace: instance.namespace,
+                backend: member.reference.id,
+                job: name.to_owned(),
+                instance: member.number,
+                namespace: pair(backend.namespace),
                 via: place(true).or_else(|| place(false))?.2,
             })
         };
         self.jobs
             .iter()
-            .flat_map(|(name, job)| {
-                job.instances
-                    .iter()
-                    .filter_map(move |(_, reference, instance)| line(name, *reference, instance))
-            })
+            .flat_map(|(name, job)| job.members.iter().filter_map(move |m| line(name, m)))
             .collect()
     }
 
     fn backend_line(&self, reference: BackendRef, v4: bool) -> Option<(u32, IpAddr, String)> {
-        let backend = self.tables.region.record(reference)?;
+        let backend = self.tables.region.backend(reference)?;
         let address = if v4 {
             Address::from_v4_bits(backend.namespace.0).to_ip()
         } else {

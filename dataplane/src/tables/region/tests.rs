@@ -101,7 +101,7 @@ fn a_host_that_stops_answering_probes_is_measured_by_handshakes_again() {
 }
 
 #[test]
-fn who_has_left_is_gone_for_workers_and_comes_back_as_the_same() {
+fn backends_are_found_by_either_namespace_address() {
     let layout = Layout {
         shards: 1,
         slots: 1024,
@@ -110,14 +110,21 @@ fn who_has_left_is_gone_for_workers_and_comes_back_as_the_same() {
     };
     let region = Region::on_heap(layout, 1);
     let reference = region.publish_backend(3, &sample()).unwrap();
-    region.leave_backend(reference);
-    assert!(!region.is_there(reference) && region.backend(reference).is_none());
-    let record = region.record(reference).unwrap();
-    assert_eq!((record.location, record.load), (Location::Nowhere, 9));
-    region.update_backend(reference, Location::Local(1), false, 9);
-    assert!(region.is_there(reference) && region.backend(reference).is_some());
+    let namespace = sample().namespace;
+    let found = |count, v4, v6| {
+        let found = region.with_namespace(count, v4, v6);
+        found.map(|(reference, _)| reference).collect::<Vec<_>>()
+    };
+    let nobody = Address(0);
+    assert_eq!(found(16, namespace.0, namespace.1), [reference]);
+    assert_eq!(found(16, namespace.0, nobody), [reference]);
+    assert_eq!(found(16, 0, namespace.1), [reference]);
+    // The other records have no addresses, and nobody asks for those.
+    assert!(found(16, 0, nobody).is_empty() && found(3, namespace.0, nobody).is_empty());
+    region.number_backend(reference, 5);
+    assert_eq!(region.backend(reference).unwrap().number, 5);
     region.remove_backend(reference);
-    assert!(!region.is_there(reference) && region.record(reference).is_none());
+    assert!(found(16, namespace.0, namespace.1).is_empty());
 }
 
 #[test]

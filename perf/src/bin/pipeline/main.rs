@@ -86,6 +86,8 @@ struct Row {
     flows_per_second: f64,
     lost: u64,
     updates_per_second: f64,
+    /// Memory that an instance takes, where many were loaded.
+    bytes_per_instance: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -254,7 +256,8 @@ fn ours(job: &ours::Job) -> Result<Measured> {
     let output = command.output().context("starting a measurement")?;
     ensure!(
         output.status.success(),
-        "a measurement failed: {}",
+        "a measurement failed ({}): {}",
+        output.status,
         String::from_utf8_lossy(&output.stderr).trim()
     );
     let text = String::from_utf8_lossy(&output.stdout);
@@ -295,6 +298,8 @@ fn measure(case: &Case, arguments: &Arguments, folder: &Path, memory: &PageMemor
         }
     }
     let pps = |m: &Measured| m.pps;
+    #[allow(clippy::cast_precision_loss)] // hundreds
+    let bytes = |m: &Measured| m.bytes_per_instance as f64;
     let ratios = |others: &[f64]| {
         let pairs = mine.iter().zip(others).map(|(m, other)| m.pps / other);
         Spread::of(pairs.collect())
@@ -313,6 +318,7 @@ fn measure(case: &Case, arguments: &Arguments, folder: &Path, memory: &PageMemor
         flows_per_second: middle(mine.iter().map(|m| m.flows_per_second).collect()),
         lost: mine.iter().map(|m| m.lost).sum(),
         updates_per_second: middle(mine.iter().map(|m| m.updates_per_second).collect()),
+        bytes_per_instance: Some(middle(mine.iter().map(bytes).collect())).filter(|b| *b > 0.0),
     })
 }
 
@@ -366,6 +372,9 @@ fn print(report: &Report) {
                 "{:>22} {:.0} route updates a second, {} packets lost",
                 "", row.updates_per_second, row.lost
             );
+        }
+        if let Some(bytes) = row.bytes_per_instance {
+            println!("{:>22} an instance takes {bytes:.0} bytes", "");
         }
     }
 }

@@ -248,6 +248,16 @@ pub fn frame(frames: Frames, at: u32, n: u32) -> Vec<u8> {
     frame
 }
 
+/// Whom a frame with an IPv4 packet in the tunnel over IPv4 is for, inside.
+#[must_use]
+pub fn receiver(frame: &[u8]) -> Option<Ipv4Addr> {
+    // Ethernet, IP and UDP headers, and the destination at the end of the inner header.
+    let at = ethernet::HEADER_LEN + 20 + 8;
+    let inner = frame.get(at..at + 20)?;
+    let bytes: [u8; 4] = inner.get(16..)?.try_into().ok()?;
+    (inner.first() == Some(&0x45)).then_some(bytes.into())
+}
+
 /// Writes a capture (pcap) of `flows` frames from or to a container.
 ///
 /// # Errors
