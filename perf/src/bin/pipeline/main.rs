@@ -411,11 +411,14 @@ fn main() -> Result<()> {
     // Mbufs of the largest case, 2.6 KB each, for two peers in turn, their tables, and a margin.
     let pages = Pages::reserve(&folder.0, u64::from(most) * 27 / 10_000 + 1024)?;
     let memory = pages.memory();
-    let mut rows = Vec::new();
+    let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for name in &arguments.cases {
         for flows in flows_of(name, &arguments.flows) {
             let case = case(name, flows, &folder.0, arguments.milliseconds)?;
-            rows.push(measure(&case, &arguments, &folder.0, &memory)?);
+            match measure(&case, &arguments, &folder.0, &memory) {
+                Ok(row) => rows.push(row),
+                Err(error) => failed.push(format!("{name} with {flows} flows: {error:#}")),
+            }
         }
     }
     say(&arguments, "");
@@ -432,5 +435,6 @@ fn main() -> Result<()> {
     } else {
         print(&report);
     }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
     Ok(())
 }

@@ -61,7 +61,7 @@ pub fn testpmd(
     // A logical core for each, so that main and a worker may share a CPU.
     let mut lcores = vec![format!("0@{main}")];
     lcores.extend(cpus.iter().zip(1..).map(|(cpu, n)| format!("{n}@{cpu}")));
-    let packets = ((flows + 16_384) as usize * captures.len()).next_power_of_two();
+    let packets = (flows + 16_384) as usize * captures.len();
     let mut command = Command::new("dpdk-testpmd");
     command
         .args(["--lcores", &lcores.join(",")])
@@ -94,8 +94,13 @@ pub fn testpmd(
         ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+        .stderr(Stdio::piped());
     let mut child = Running(command.spawn().context("dpdk-testpmd")?);
+    let complaints = child.0.stderr.take().context("its complaints")?;
+    let complaints = std::thread::spawn(move || {
+        let lines = BufReader::new(complaints).lines().map_while(Result::ok);
+        lines.last().unwrap_or_default()
+    });
     let output = child.0.stdout.take().context("its output")?;
     let mut last = Vec::new();
     let mut rounds = 0;
@@ -119,7 +124,12 @@ pub fn testpmd(
             last.push(rate);
         }
     }
-    ensure!(rounds > 2, "dpdk-testpmd ended before it said a rate");
+    drop(child);
+    let complaint = complaints.join().unwrap_or_default();
+    ensure!(
+        rounds > 2,
+        "dpdk-testpmd ended before it said a rate: {complaint}"
+    );
     let rate = last.iter().sum::<f64>() / seconds as f64;
     ensure!(rate > 0.0, "dpdk-testpmd forwarded nothing");
     Ok(rate)
