@@ -63,9 +63,19 @@ pub fn open(config: &Config, memory: &Memory, seed: u64) -> Result<Region, Start
     {
         places.swap(0, at);
     }
+    open_first(&places, layout, seed, config.namespace)
+}
+
+/// Opens the mapping at the first of these places that has room, and moves there what lies at another.
+fn open_first(
+    places: &[PathBuf],
+    layout: Layout,
+    seed: u64,
+    namespace: u64,
+) -> Result<Region, StartError> {
     let mut opened = None;
-    for place in &places {
-        match Region::open(place, layout, seed, config.namespace) {
+    for place in places {
+        match Region::open(place, layout, seed, namespace) {
             Ok(region) => {
                 tracing::info!(
                     "flow table: {} MB at {}",
@@ -85,19 +95,17 @@ pub fn open(config: &Config, memory: &Memory, seed: u64) -> Result<Region, Start
     let Some((place, (mut region, mut found))) = opened else {
         // A node that forgets its flows at a crash is better than none.
         tracing::warn!(
-            "flows will not survive this process: there are no {} MB of shared memory for them; make {} larger",
+            "flows will not survive this process: there are no {} MB of shared memory for them; make one of these places larger: {places:?}",
             layout.megabytes(),
-            config.shared_dir.display()
         );
         return Ok(Region::on_heap(layout, seed));
     };
     for other in places
         .iter()
-        .filter(|other| *other != place && there(other))
+        .filter(|other| *other != place && other.exists())
     {
         if found == Opened::New
-            && let Ok((old, Opened::TakenOver)) =
-                Region::open(other, layout, seed, config.namespace)
+            && let Ok((old, Opened::TakenOver)) = Region::open(other, layout, seed, namespace)
         {
             region.move_from(&old);
             found = Opened::TakenOver;
@@ -123,4 +131,79 @@ pub fn open(config: &Config, memory: &Memory, seed: u64) -> Result<Region, Start
         }
     }
     Ok(region)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::flows::Tuple;
+    use crate::tables::region::BackendRef;
+    use net::address::Address;
+    use net::packet::Protocol;
+
+    struct Folder(PathBuf);
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn tuple(source: u32, destination: u32, ports: (u16, u16)) -> Tuple {
+        Tuple {
+            source: Address::from_v4_bits(source),
+            destination: Address::from_v4_bits(destination),
+            source_port: ports.0,
+            destination_port: ports.1,
+            protocol: Protocol::UDP,
+        }
+    }
+
+    #[test]
+    fn flows_move_with_the_mapping() {
+        let folder = Folder(PathBuf::from(format!(
+            "/dev/shm/oakmap{}",
+            std::process::id()
+        )));
+        let places: Vec<PathBuf> = ["ordinary", "huge"]
+            .map(|name| folder.0.join(name).join("flows"))
+            .into();
+        for place in &places {
+            std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        }
+        let layout = Layout {
+            backends: 16,
+            ..Layout::for_flows(1, 1)
+        };
+        let now = clock::seconds();
+        let forward = tuple(0x0a12_0002, 0x0a1e_0001, (4000, 80));
+        let backend = BackendRef {
+            id: 3,
+            generation: 5,
+        };
+        let region = open_first(&places[..1], layout, 7, 1).unwrap();
+        let reverse = tuple(0x0a1e_0002, 0x0a12_0002, (80, 4000));
+        Shard::new(region.shard(0).unwrap(), region.seed())
+            .open(&forward, backend, &reverse, now)
+            .unwrap();
+        drop(region);
+
+        // The other place comes first now, as when hugepages have come; and then goes again.
+        for turn in [[1, 0], [0, 1]] {
+            let order: Vec<PathBuf> = turn.map(|n: usize| places[n].clone()).into();
+            let region = open_first(&order, layout, 8, 1).unwrap();
+            assert_eq!(region.seed(), 7, "the flows' hash stays theirs");
+            let shard = Shard::new(region.shard(0).unwrap(), region.seed());
+            assert_eq!(shard.forward(&forward, now).unwrap().1, backend);
+            assert!(order[0].exists() && !order[1].exists());
+        }
+
+        // Those of another network namespace are nobody's.
+        let region = open_first(&places, layout, 9, 2).unwrap();
+        let shard = Shard::new(region.shard(0).unwrap(), region.seed());
+        assert_eq!((shard.live(), region.seed()), (0, 9));
+        drop(region);
+        remove(&places).unwrap();
+        assert!(places.iter().all(|place| !place.exists()));
+    }
 }
