@@ -199,7 +199,9 @@ impl Controller {
         for instance in instances {
             let identity = Identity::of(&instance, job.hash);
             let found = before.with_number(&self.tables.region, instance.number, &identity);
+            // What one instance has just taken from another of the job is that one's again when its turn comes.
             if settled
+                && !overlaps
                 && let Some((member, backend)) = found
                 && self.is_said_at(member, instance.host)
             {
@@ -266,8 +268,14 @@ impl Controller {
         }
         let mut local = false;
         for address in instance.namespace.iter().map(Address::from) {
-            if let Some(Route::Local(_)) = self.tables.route(address) {
+            if let Some(Route::Local(slot)) = self.tables.route(address) {
                 local = true;
+                // Two instances with one container: which one it is depends on who is set last.
+                let (v4, port) = (address.is_v4(), self.tables.slots.get(slot));
+                let known = port.map(|port| port.instance(v4));
+                let mut own = instance.instance.iter().map(Address::from);
+                overlaps |= known
+                    .is_some_and(|known| !known.is_unspecified() && own.all(|own| own != known));
                 continue;
             }
             overlaps |= self.claim(address, Route::Namespace(reference.id), job)?;

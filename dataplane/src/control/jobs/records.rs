@@ -320,6 +320,11 @@ impl Controller {
         instance: &InstanceRoute,
     ) -> Member {
         let load = instance.load.unwrap_or(0);
+        if backend.number != instance.number {
+            // A job may name one backend under two numbers; the last one counts.
+            let region = &self.tables.region;
+            region.number_backend(member.reference, instance.number);
+        }
         if backend.draining != instance.draining || backend.load != load {
             self.tables.region.update_backend(
                 member.reference,
