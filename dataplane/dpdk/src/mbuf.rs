@@ -235,11 +235,9 @@ impl Mbuf {
     #[must_use]
     pub fn is_plain(&self) -> bool {
         let head = self.head();
-        // SAFETY: the header is live, and other threads access this field only atomically.
-        let count = unsafe { AtomicU16::from_ptr(&raw mut (*head.0.as_ptr()).refcnt) };
-        field!(head, ol_flags) & (offload::REQUESTS | FOREIGN) == 0
+        field!(head, ol_flags) & offload::REQUESTS == 0
             && field!(head, nb_segs) == 1
-            && count.load(Ordering::Acquire) == 1
+            && head.exclusive()
     }
 
     /// The bytes of each segment in order; some may be empty.

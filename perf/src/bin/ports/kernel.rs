@@ -94,22 +94,34 @@ fn address(third: u8) -> String {
     format!("10.99.{third}.2")
 }
 
-fn container(run: &Run, node: &Namespace, third: u8) -> Result<Namespace> {
-    let inside = Namespace::create(run, &format!("kernel-c{third}"))?;
-    let outer = format!("port{third}");
+/// A container `name` with an address in a /24, on a cable to the node's interface `outer`.
+pub fn plugged(
+    run: &Run,
+    node: &Namespace,
+    name: &str,
+    outer: &str,
+    address: impl std::fmt::Display,
+) -> Result<Namespace> {
+    let inside = Namespace::create(run, name)?;
     let plug = |namespace, interface| Plug {
         namespace,
         interface,
     };
-    cable(plug(&inside, INSIDE), plug(node, &outer))?;
+    cable(plug(&inside, INSIDE), plug(node, outer))?;
     inside.ip(&["link", "set", INSIDE, "mtu", MTU])?;
-    inside.ip(&[
-        "address",
-        "add",
-        &format!("{}/24", address(third)),
-        "dev",
-        INSIDE,
-    ])?;
+    inside.ip(&["address", "add", &format!("{address}/24"), "dev", INSIDE])?;
+    Ok(inside)
+}
+
+fn container(run: &Run, node: &Namespace, third: u8) -> Result<Namespace> {
+    let outer = format!("port{third}");
+    let inside = plugged(
+        run,
+        node,
+        &format!("kernel-c{third}"),
+        &outer,
+        address(third),
+    )?;
     let gateway = format!("10.99.{third}.1");
     inside.ip(&["route", "add", "default", "via", &gateway])?;
     node.ip(&["link", "set", &outer, "mtu", MTU])?;

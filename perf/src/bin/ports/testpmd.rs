@@ -13,7 +13,7 @@ use journeys::process::{Launch, Process};
 use journeys::run::{Run, Stage};
 use nix::sys::signal::Signal;
 
-use crate::kernel::{INSIDE, MTU};
+use crate::kernel::{INSIDE, plugged};
 use crate::way::Way;
 
 const PROGRAM: &str = "dpdk-testpmd";
@@ -125,21 +125,8 @@ fn address(n: u8) -> Ipv4Addr {
 }
 
 fn container(run: &Run, node: &Namespace, ways: &str, n: u8) -> Result<Namespace> {
-    let inside = Namespace::create(run, &format!("testpmd-{ways}{n}"))?;
     let outer = format!("port{n}");
-    let plug = |namespace, interface| Plug {
-        namespace,
-        interface,
-    };
-    cable(plug(&inside, INSIDE), plug(node, &outer))?;
-    inside.ip(&["link", "set", INSIDE, "mtu", MTU])?;
-    inside.ip(&[
-        "address",
-        "add",
-        &format!("{}/24", address(n)),
-        "dev",
-        INSIDE,
-    ])?;
+    let inside = plugged(run, node, &format!("testpmd-{ways}{n}"), &outer, address(n))?;
     plain(&inside, INSIDE)?;
     plain(node, &outer)?;
     Ok(inside)
