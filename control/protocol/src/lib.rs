@@ -1,4 +1,4 @@
-//! The messages of the Oakestra Net contract: the one place where their JSON lives.
+//! The messages of the Oakestra Net contract: the one place where their JSON lives, and how fast they may be asked.
 //!
 //! Root, cluster and node exchange these bodies with peers that we did not write (the Oakestra
 //! orchestrators, the NodeEngine, reference managers), so reading is lenient (unknown fields are
@@ -22,6 +22,7 @@ pub mod job_name;
 pub mod mongo_export;
 pub mod mqtt;
 pub mod node_http;
+pub mod pacing;
 pub mod port_mapping;
 pub mod root_http;
 pub mod scalar;

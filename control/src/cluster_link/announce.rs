@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use protocol::mqtt::TableQueryResult;
+use protocol::pacing::jittered;
 
-use super::queries::jittered;
 use crate::forwarding::Pair;
 
 /// How long a departure is repeated where nobody confirms it (a reference cluster never does).

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocol::mqtt::{InstanceLoad, TableQueryResult};
+use protocol::pacing::jittered;
 
 use super::announce::Instance;
-use super::queries::jittered;
 use crate::forwarding;
 
 /// Between two messages at least (contract).

@@ -19,6 +19,7 @@ use protocol::mqtt::{
     AddressChanged, HostRequest, HostResult, InterestRemove, Load, NodeStatus, ServiceStatus,
     SubnetMethod, SubnetRequest, SubnetResult, TableQuery, TableQueryResult, UpdatesAvailable,
 };
+use protocol::pacing::jittered;
 use protocol::topic::{self, NodeTopic, Topic};
 use protocol::{JobName, address};
 use rumqttc::{AsyncClient, QoS};
@@ -28,7 +29,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::forwarding::{Forwarding, JOB_UNUSED, JobRoutes, Pair};
 use announce::Announcements;
-use queries::{Key, Queries, jittered};
+use queries::{Key, Queries};
 use session::SessionEvent;
 pub use session::{Broker, give_back};
 
@@ -665,7 +666,7 @@ impl Feed {
                 if self.read::<UpdatesAvailable>(text, payload).is_some() {
                     let key = Key::parse(job);
                     // An answer under way may be older than this change.
-                    self.queries.answered(&key);
+                    self.queries.forget(&key);
                     self.ask(key);
                 }
             }
@@ -743,7 +744,7 @@ impl Feed {
             return self.malformed(topic, "an answer to no question");
         }
         let key = Key::parse(&result.query_key);
-        self.queries.answered(&key);
+        self.queries.answered(&key, Instant::now());
         let asked_for = match &key {
             Key::Address(address) => Some(*address),
             Key::Job(_) => None,
@@ -813,7 +814,7 @@ impl Feed {
             .collect();
         for job in dead {
             self.jobs.remove(&job);
-            self.queries.answered(&Key::Job(job.clone()));
+            self.queries.forget(&Key::Job(job.clone()));
             self.tell_forwarding(self.forwarding.forget_job(&job));
             if let Some(client) = &self.client {
                 let _ = client.try_unsubscribe(topic::updates_available(&job));

@@ -1,19 +1,17 @@
-//! Table queries under way: one per key, a bounded number at a time, repeated with back-off and jitter.
+//! Table queries under way: one per key, a bounded number at a time, repeated at the pace that the answers allow.
 //!
 //! No I/O and no clock here: the caller says what time it is and sends what is due.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Queries unanswered at one time.
-const IN_FLIGHT: usize = 64;
+use protocol::pacing::Pacing;
+
 /// Keys that may wait for their turn.
 const WAITING: usize = 8192;
 /// An address that nobody answers for is dropped after so many tries; the data plane asks again while packets come.
 const ADDRESS_TRIES: u32 = 5;
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +31,7 @@ impl Key {
 
 struct Asked {
     tries: u32,
+    last: Instant,
     due: Instant,
 }
 
@@ -41,6 +40,7 @@ struct Asked {
 pub struct Queries {
     waiting: VecDeque<Key>,
     asked: HashMap<Key, Asked>,
+    pacing: Pacing,
 }
 
 impl Queries {
@@ -57,13 +57,23 @@ impl Queries {
     }
 
     /// An answer came.
-    pub fn answered(&mut self, key: &Key) {
+    pub fn answered(&mut self, key: &Key, now: Instant) {
+        if let Some(asked) = self.asked.remove(key) {
+            let took = now.saturating_duration_since(asked.last);
+            self.pacing.answered((asked.tries == 1).then_some(took));
+        }
+        self.waiting.retain(|other| other != key);
+    }
+
+    /// Nobody wants the answer any more, or what is under way would be too old.
+    pub fn forget(&mut self, key: &Key) {
         self.asked.remove(key);
         self.waiting.retain(|other| other != key);
     }
 
     /// The connection is new: everything that was asked is asked again.
     pub fn restart(&mut self) {
+        self.pacing = Pacing::default();
         for (key, _) in self.asked.drain() {
             self.waiting.push_back(key);
         }
@@ -71,41 +81,49 @@ impl Queries {
 
     /// What is to be sent now.
     pub fn due(&mut self, now: Instant) -> Vec<Key> {
-        let mut send = Vec::new();
-        let late: Vec<Key> = self
+        let mut late: Vec<(Instant, Key)> = self
             .asked
             .iter()
             .filter(|(_, asked)| asked.due <= now)
-            .map(|(key, _)| key.clone())
+            .map(|(key, asked)| (asked.last, key.clone()))
             .collect();
-        for key in late {
+        late.retain(|(_, key)| {
+            let tries = self.asked.get(key).map_or(0, |asked| asked.tries);
+            let given_up = matches!(key, Key::Address(_)) && tries >= ADDRESS_TRIES;
+            if given_up {
+                self.asked.remove(key);
+            }
+            !given_up
+        });
+        if !late.is_empty() {
+            self.pacing.late();
+        }
+        // The oldest first; those beyond the window have their turn a wait later.
+        late.sort_unstable_by_key(|(last, _)| *last);
+        let mut send = Vec::new();
+        for (_, key) in late {
             let Some(asked) = self.asked.get_mut(&key) else {
                 continue;
             };
-            if matches!(key, Key::Address(_)) && asked.tries >= ADDRESS_TRIES {
-                self.asked.remove(&key);
-                continue;
+            if send.len() < self.pacing.window() {
+                asked.tries = asked.tries.saturating_add(1);
+                asked.last = now;
+                asked.due = now + self.pacing.wait(asked.tries);
+                send.push(key);
+            } else {
+                asked.due = now + self.pacing.wait(asked.tries);
             }
-            asked.tries += 1;
-            asked.due = now
-                + jittered(
-                    FIRST_WAIT
-                        .saturating_mul(1 << asked.tries.min(6))
-                        .min(LONGEST_WAIT),
-                );
-            send.push(key);
         }
-        while self.asked.len() < IN_FLIGHT {
+        while self.asked.len() < self.pacing.window() {
             let Some(key) = self.waiting.pop_front() else {
                 break;
             };
-            self.asked.insert(
-                key.clone(),
-                Asked {
-                    tries: 1,
-                    due: now + jittered(FIRST_WAIT),
-                },
-            );
+            let asked = Asked {
+                tries: 1,
+                last: now,
+                due: now + self.pacing.wait(1),
+            };
+            self.asked.insert(key.clone(), asked);
             send.push(key);
         }
         send
@@ -122,23 +140,10 @@ impl Queries {
     }
 }
 
-/// Three quarters to five quarters of a duration, so that nodes that started together do not stay together.
-pub fn jittered(duration: Duration) -> Duration {
-    duration.mul_f64(0.75 + 0.5 * random())
-}
-
-/// A number from 0 to 1; unpredictable enough to spread load, for nothing else.
-fn random() -> f64 {
-    use std::hash::{BuildHasher, Hasher};
-    let bits = std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish();
-    f64::from(u32::try_from(bits >> 32).unwrap_or_default()) / f64::from(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn address(last: u32) -> Key {
         Key::Address(IpAddr::V4(std::net::Ipv4Addr::from(0x0a1e_0000 + last)))
@@ -153,7 +158,7 @@ mod tests {
         assert_eq!(queries.due(now), [address(1)]);
         assert!(queries.ask(address(1)));
         assert!(queries.due(now).is_empty());
-        queries.answered(&address(1));
+        queries.answered(&address(1), now);
         queries.ask(address(1));
         assert_eq!(queries.due(now), [address(1)]);
     }
@@ -166,10 +171,44 @@ mod tests {
             queries.ask(address(last));
         }
         let first = queries.due(now);
-        assert_eq!(first.len(), IN_FLIGHT);
-        queries.answered(&first[0]);
+        assert_eq!(first.len(), Pacing::default().window());
+        assert!(queries.due(now).is_empty());
+        // Each answer makes room for itself and for one more.
+        queries.answered(&first[0], now);
+        assert_eq!(queries.due(now).len(), 2);
+        queries.forget(&first[1]);
         assert_eq!(queries.due(now).len(), 1);
-        assert_eq!(queries.len(), 199);
+        assert_eq!(queries.len(), 198);
+    }
+
+    #[test]
+    fn silence_is_not_answered_with_a_flood() {
+        let mut queries = Queries::default();
+        let mut now = Instant::now();
+        for last in 0..200 {
+            queries.ask(Key::Job(format!("a.b.c.d{last}")));
+        }
+        loop {
+            let burst = queries.due(now);
+            if burst.is_empty() {
+                break;
+            }
+            burst.iter().for_each(|key| queries.answered(key, now));
+        }
+        for last in 0..200 {
+            queries.ask(Key::Job(format!("a.b.c.d{last}")));
+        }
+        let open = queries.due(now).len();
+        assert!(open > Pacing::default().window(), "{open}");
+        let mut repeated = std::collections::HashSet::new();
+        for _ in 0..400 {
+            now = queries.next_due().unwrap();
+            let burst = queries.due(now);
+            assert!(burst.len() <= open / 2, "{} of {open}", burst.len());
+            repeated.extend(burst);
+        }
+        // Each has its turn.
+        assert_eq!(repeated.len(), open);
     }
 
     #[test]
@@ -193,7 +232,7 @@ mod tests {
         }
         assert_eq!(addresses, ADDRESS_TRIES);
         assert!(names >= 30, "{names}");
-        assert!(now - start > LONGEST_WAIT.mul_f64(0.75) * 25);
+        assert!(now - start > Duration::from_secs(30).mul_f64(0.75) * 25);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use protocol::mqtt::{NodeStatus, SubnetMethod, SubnetRequest};
+use protocol::pacing::jittered;
 use protocol::topic::NodeTopic;
 use rumqttc::{
     AsyncClient, Event, EventLoop, LastWill, MqttOptions, Packet, QoS, SubscribeFilter,
@@ -13,7 +14,6 @@ use rumqttc::{
 };
 use tokio::sync::{Notify, mpsc};
 
-use super::queries::jittered;
 use crate::config::TlsFiles;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(10);

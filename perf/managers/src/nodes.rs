@@ -1,28 +1,18 @@
 //! Simulated nodes: what a thousand Net Managers do with the broker.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use protocol::pacing::Pacing;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::mqtt::{self, Packet, Reader};
 
-/// First pause before an unanswered query is repeated, then doubling: as our own nodes do it.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Nothing may take longer.
 const PATIENCE: Duration = Duration::from_secs(180);
-
-fn jittered(duration: Duration) -> Duration {
-    let bits = RandomState::new().build_hasher().finish() >> 32;
-    let share = f64::from(u32::try_from(bits).unwrap_or_default()) / f64::from(u32::MAX);
-    duration.mul_f64(0.75 + 0.5 * share)
-}
 
 /// Nodes that listen to one job's changes.
 pub struct Listeners {
@@ -119,8 +109,78 @@ pub async fn restart(port: u16, count: u32, jobs: impl Fn(u32) -> Vec<String>) -
 }
 
 struct Asked {
+    job: String,
+    last: Instant,
     due: Instant,
     tries: u32,
+}
+
+/// The questions of one node, asked at our own nodes' pace.
+struct Questions {
+    request: String,
+    id: u16,
+    waiting: Vec<String>,
+    open: Vec<Asked>,
+    pacing: Pacing,
+    sent: u64,
+    answered: u64,
+}
+
+impl Questions {
+    fn message(&mut self, job: &str) -> Vec<u8> {
+        self.sent += 1;
+        self.id = self.id.checked_add(1).unwrap_or(1);
+        let id = self.id;
+        let question = format!(r#"{{"sname":"{job}","sip":"","seq":{id}}}"#);
+        mqtt::publish(&self.request, id, question.as_bytes())
+    }
+
+    fn answered(&mut self, job: &str, now: Instant) {
+        if let Some(at) = self.open.iter().position(|asked| asked.job == job) {
+            let asked = self.open.swap_remove(at);
+            self.answered += 1;
+            let took = now - asked.last;
+            self.pacing.answered((asked.tries == 1).then_some(took));
+        }
+    }
+
+    /// Appends what is to be sent now.
+    fn due(&mut self, now: Instant, out: &mut Vec<u8>) {
+        let late = |asked: &Asked| asked.due <= now;
+        if self.open.iter().any(late) {
+            self.pacing.late();
+        }
+        self.open.sort_by_key(|asked| asked.last);
+        let mut repeat = Vec::new();
+        for asked in self.open.iter_mut().filter(|asked| late(asked)) {
+            if repeat.len() < self.pacing.window() {
+                asked.tries += 1;
+                asked.last = now;
+                repeat.push(asked.job.clone());
+            }
+            asked.due = now + self.pacing.wait(asked.tries);
+        }
+        for job in repeat {
+            out.extend(self.message(&job));
+        }
+        while self.open.len() < self.pacing.window() {
+            let Some(job) = self.waiting.pop() else {
+                break;
+            };
+            out.extend(self.message(&job));
+            let due = now + self.pacing.wait(1);
+            self.open.push(Asked {
+                job,
+                last: now,
+                due,
+                tries: 1,
+            });
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.open.iter().map(|asked| asked.due).min()
+    }
 }
 
 async fn ask(
@@ -135,66 +195,42 @@ async fn ask(
     let topic = format!("nodes/{node}/net/tablequery/result");
     let (mut reader, mut to) = Reader::open(port, &node, &topic).await?;
     drop(permit);
-    let request = format!("nodes/{node}/net/tablequery/request");
-    let mut id = 0u16;
-    let mut question = |job: &str| {
-        id = id.checked_add(1).unwrap_or(1);
-        mqtt::publish(
-            &request,
-            id,
-            format!(r#"{{"sname":"{job}","sip":"","seq":{id}}}"#).as_bytes(),
-        )
+    let mut questions = Questions {
+        request: format!("nodes/{node}/net/tablequery/request"),
+        id: 0,
+        waiting: jobs,
+        open: Vec::new(),
+        pacing: Pacing::default(),
+        sent: 0,
+        answered: 0,
     };
-    let mut open: HashMap<String, Asked> = HashMap::new();
     let mut out = Vec::new();
-    let (mut sent, mut answered) = (0, 0);
-    for job in jobs {
-        out.extend(question(&job));
-        sent += 1;
-        let due = Instant::now() + jittered(FIRST_WAIT);
-        open.insert(job, Asked { due, tries: 1 });
-    }
+    questions.due(Instant::now(), &mut out);
     to.write_all(&out).await?;
-    while !open.is_empty() {
+    while let Some(due) = questions.next_due() {
         ensure!(
             start.elapsed() < PATIENCE,
             "{} queries of {node} stay unanswered",
-            open.len()
+            questions.open.len() + questions.waiting.len()
         );
-        let due = open.values().map(|asked| asked.due).min();
-        let pause = due.map_or(FIRST_WAIT, |due| {
-            due.saturating_duration_since(Instant::now())
-        });
         out.clear();
-        match tokio::time::timeout(pause, reader.next()).await {
-            Ok(packet) => {
-                let mut packet = Some(packet?);
-                while let Some(now) = packet {
-                    if let Packet::Message { payload, id, .. } = now {
-                        if let Some(id) = id {
-                            out.extend(mqtt::acknowledge(id));
-                        }
-                        if open.remove(&answered_job(&payload)?).is_some() {
-                            answered += 1;
-                        }
+        let pause = due.saturating_duration_since(Instant::now());
+        if let Ok(packet) = tokio::time::timeout(pause, reader.next()).await {
+            let mut packet = Some(packet?);
+            while let Some(now) = packet {
+                if let Packet::Message { payload, id, .. } = now {
+                    if let Some(id) = id {
+                        out.extend(mqtt::acknowledge(id));
                     }
-                    packet = reader.ready()?;
+                    questions.answered(&answered_job(&payload)?, Instant::now());
                 }
-            }
-            Err(_) => {
-                let now = Instant::now();
-                for (job, asked) in open.iter_mut().filter(|(_, asked)| asked.due <= now) {
-                    out.extend(question(job));
-                    sent += 1;
-                    asked.tries += 1;
-                    let wait = FIRST_WAIT * (1 << asked.tries.min(6));
-                    asked.due = now + jittered(wait.min(LONGEST_WAIT));
-                }
+                packet = reader.ready()?;
             }
         }
+        questions.due(Instant::now(), &mut out);
         to.write_all(&out).await?;
     }
-    Ok((sent, answered))
+    Ok((questions.sent, questions.answered))
 }
 
 /// An answer must have an instance: an empty one would hide a loss.

@@ -1,0 +1,144 @@
+//! How fast a node may ask (contract section 3, Delivery): a bounded number of queries in flight, the unanswered ones
+//! repeated with back-off and jitter.
+//!
+//! A thousand nodes that return together ask more than broker and cluster manager answer within any fixed time, and
+//! what they repeat meanwhile only lengthens the queue. So a node counts what it has in flight as TCP does (RFC 5681):
+//! few at first, more with each answer, fewer when one stays out; and how long it waits follows the answers that come
+//! (RFC 6298; only those to a first try count, by Karn's rule).
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::time::Duration;
+
+/// In flight at the start.
+const FIRST_WINDOW: usize = 8;
+/// In flight at most.
+const WIDEST_WINDOW: usize = 64;
+/// In flight, however much stays out.
+const NARROWEST_WINDOW: usize = 2;
+/// The wait for an answer is never shorter.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+/// Nor longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// How many queries may be in flight, and how long each is waited for.
+#[derive(Clone, Debug)]
+pub struct Pacing {
+    window: usize,
+    /// Smoothed time to an answer, and how far answers stray from it.
+    time: Option<(Duration, Duration)>,
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Self {
+            window: FIRST_WINDOW,
+            time: None,
+        }
+    }
+}
+
+impl Pacing {
+    /// How many queries may be unanswered at one time.
+    #[must_use]
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// How long to wait for the answer to a query that now goes out for the `tries`th time, counted from 1.
+    #[must_use]
+    pub fn wait(&self, tries: u32) -> Duration {
+        let first = self.time.map_or(SHORTEST_WAIT, |(time, strays)| {
+            (time + strays * 4).clamp(SHORTEST_WAIT, LONGEST_WAIT)
+        });
+        let doubled = first.saturating_mul(1 << tries.saturating_sub(1).min(6));
+        jittered(doubled.min(LONGEST_WAIT))
+    }
+
+    /// An answer came, `took` after its query went out for the first and only time (`None` after a repetition: which of
+    /// the two it answers is not known).
+    pub fn answered(&mut self, took: Option<Duration>) {
+        self.window = (self.window + 1).min(WIDEST_WINDOW);
+        let Some(took) = took else {
+            return;
+        };
+        self.time = Some(match self.time {
+            None => (took, took / 2),
+            Some((time, strays)) => (
+                (time * 7 + took) / 8,
+                (strays * 3 + time.abs_diff(took)) / 4,
+            ),
+        });
+    }
+
+    /// Some queries stayed unanswered beyond their wait.
+    pub fn late(&mut self) {
+        self.window = (self.window / 2).max(NARROWEST_WINDOW);
+    }
+}
+
+/// Three quarters to five quarters of a duration, so that nodes that started together do not stay together.
+#[must_use]
+pub fn jittered(duration: Duration) -> Duration {
+    // Unpredictable enough to spread load, for nothing else.
+    let bits = RandomState::new().build_hasher().finish() >> 32;
+    let share = f64::from(u32::try_from(bits).unwrap_or_default()) / f64::from(u32::MAX);
+    duration.mul_f64(0.75 + 0.5 * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shortest(duration: Duration) -> Duration {
+        duration.mul_f64(0.75)
+    }
+
+    fn longest(duration: Duration) -> Duration {
+        duration.mul_f64(1.25)
+    }
+
+    #[test]
+    fn the_window_opens_with_answers_and_closes_with_silence() {
+        let mut pacing = Pacing::default();
+        assert_eq!(pacing.window(), FIRST_WINDOW);
+        for _ in 0..1000 {
+            pacing.answered(Some(Duration::from_millis(3)));
+        }
+        assert_eq!(pacing.window(), WIDEST_WINDOW);
+        pacing.late();
+        assert_eq!(pacing.window(), WIDEST_WINDOW / 2);
+        for _ in 0..20 {
+            pacing.late();
+        }
+        assert_eq!(pacing.window(), NARROWEST_WINDOW);
+    }
+
+    #[test]
+    fn slow_answers_lengthen_the_wait_and_fast_ones_shorten_it() {
+        let mut pacing = Pacing::default();
+        assert!(pacing.wait(1) <= longest(SHORTEST_WAIT));
+        for _ in 0..20 {
+            pacing.answered(Some(Duration::from_secs(4)));
+        }
+        assert!(pacing.wait(1) >= shortest(Duration::from_secs(4)));
+        // What a repetition brought says nothing.
+        let before = pacing.time;
+        pacing.answered(None);
+        assert_eq!(pacing.time, before);
+        for _ in 0..100 {
+            pacing.answered(Some(Duration::from_millis(1)));
+        }
+        assert!(pacing.wait(1) <= longest(SHORTEST_WAIT));
+    }
+
+    #[test]
+    fn each_try_waits_twice_as_long_up_to_a_bound() {
+        let pacing = Pacing::default();
+        for (tries, seconds) in [(1, 1), (2, 2), (3, 4), (5, 16), (6, 30), (1000, 30)] {
+            let wait = pacing.wait(tries);
+            let wanted = Duration::from_secs(seconds);
+            assert!(wait >= shortest(wanted), "{tries}: {wait:?}");
+            assert!(wait <= longest(wanted), "{tries}: {wait:?}");
+        }
+    }
+}
