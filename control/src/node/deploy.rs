@@ -1,6 +1,7 @@
 //! Deploys and undeploys.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use protocol::JobName;
 use protocol::node_http::{Deploy, Deployed, Undeploy};
@@ -49,6 +50,12 @@ impl Node {
             .into_iter()
             .map(Into::into)
             .collect();
+        if let Some(port) = named_twice(&ports) {
+            return Err(Refusal::bad(format!(
+                "port {} is named twice in portMappings; a port of the node leads to one port of one container",
+                shown(port)
+            )));
+        }
         if kind == Kind::Container && request.pid <= 0 {
             return Err(Refusal::bad(format!(
                 "pid {} is not a process",
@@ -60,6 +67,9 @@ impl Node {
         let task = tokio::spawn(async move {
             let turn = node.turn(&key);
             let _turn = turn.lock().await;
+            if node.stopping.load(Ordering::SeqCst) {
+                return Err(AttachError::Stopping);
+            }
             node.replace(key, request.pid, ports, kind).await
         });
         match task.await {
@@ -108,6 +118,7 @@ impl Node {
                 self.tell_link(Command::Arrive(key.0, key.1, container.namespace()));
                 Ok(container)
             }
+            Err(error) if self.fault.kills() => Err(error),
             Err(error) => {
                 tracing::error!(job = key.0, instance = key.1, %error, "deploy failed; taking it back");
                 undo.run().await;
@@ -130,7 +141,12 @@ impl Node {
         let address = self.reserve_address(undo).await?;
         self.fault.at("reserve")?;
         let namespace = match (&made, process) {
-            (Some(name), _) => unikernel::make(name, undo).await?,
+            (Some(name), _) => {
+                self.note_making(name, undo).await?;
+                let namespace = unikernel::make(name, undo).await?;
+                self.fault.at("namespace")?;
+                namespace
+            }
             (None, Some(namespace)) => namespace,
             (None, None) => return Err(AttachError::NoProcess(pid)),
         };
@@ -151,6 +167,7 @@ impl Node {
         let wired = veth::wire(&self.netlink, &namespace, &plan, &self.fault, undo).await?;
         if made.is_some() {
             unikernel::furnish(&namespace, address, made.as_deref().unwrap_or_default()).await?;
+            self.fault.at("furnish")?;
         }
         let container = Container {
             job: key.0.clone(),
@@ -210,7 +227,13 @@ impl Node {
                     .map_err(|error| error.to_string())
             });
         }
-        self.inner().state.containers.push(container.clone());
+        {
+            let mut inner = self.inner();
+            inner.state.containers.push(container.clone());
+            if let Some(made) = &container.made_namespace {
+                inner.state.making.retain(|name| name != made);
+            }
+        }
         let (node, key) = (Arc::clone(self), key.clone());
         undo.push("forget the container", async move {
             node.forget(&key);
@@ -220,6 +243,19 @@ impl Node {
             self.refresh_rules().await?;
         }
         self.fault.at("ports")?;
+        Ok(())
+    }
+
+    /// Writes down which namespace is about to be made: nothing about it would tell that it was ours, if this process
+    /// were killed before the deploy is over.
+    async fn note_making(self: &Arc<Self>, name: &str, undo: &mut Undo) -> Result<(), AttachError> {
+        self.inner().state.making.push(name.to_owned());
+        let (node, name) = (Arc::clone(self), name.to_owned());
+        undo.push("forget the namespace that was being made", async move {
+            node.inner().state.making.retain(|other| *other != name);
+            Ok(())
+        });
+        self.save().await?;
         Ok(())
     }
 
@@ -254,9 +290,8 @@ impl Node {
             return Ok(());
         }
         let mut inner = self.inner();
-        for (index, port) in ports.iter().enumerate() {
-            let same = |other: &Published| other.host == port.host && other.udp == port.udp;
-            let transport = if port.udp { "udp" } else { "tcp" };
+        for port in ports {
+            let same = |other: &Published| same_host_port(port, other);
             let holder = inner
                 .state
                 .containers
@@ -269,14 +304,8 @@ impl Node {
                 });
             if let Some(holder) = holder {
                 return Err(AttachError::PortTaken(format!(
-                    "port {}/{transport} is published by {holder}",
-                    port.host
-                )));
-            }
-            if ports.iter().take(index).any(same) {
-                return Err(AttachError::PortTaken(format!(
-                    "port {}/{transport} is named twice",
-                    port.host
+                    "port {} is published by {holder}",
+                    shown(port)
                 )));
             }
             if let Some(reason) = firewall::port_in_use(*port) {
@@ -422,6 +451,23 @@ impl Node {
         }
         self.save_or_log().await;
     }
+}
+
+fn same_host_port(one: &Published, other: &Published) -> bool {
+    one.host == other.host && one.udp == other.udp
+}
+
+fn named_twice(ports: &[Published]) -> Option<&Published> {
+    let earlier = |index: usize| ports.iter().take(index);
+    ports.iter().enumerate().find_map(|(index, port)| {
+        earlier(index)
+            .any(|other| same_host_port(port, other))
+            .then_some(port)
+    })
+}
+
+fn shown(port: &Published) -> String {
+    format!("{}/{}", port.host, if port.udp { "udp" } else { "tcp" })
 }
 
 fn open_process(pid: i64) -> Result<Namespace, AttachError> {
