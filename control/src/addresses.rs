@@ -189,6 +189,13 @@ impl Ledger {
         None
     }
 
+    /// Whether an address of `owner` only rests.
+    #[must_use]
+    pub fn has_resting(&self, owner: &str) -> bool {
+        let mut own = self.subnets.iter().filter(|held| held.owner == owner);
+        own.any(|held| !held.resting.is_empty())
+    }
+
     /// Hands out the address that has rested longest, although not long enough, and counts it.
     pub fn take_resting(&mut self, owner: &str) -> Option<Pair> {
         let (index, offset) = self

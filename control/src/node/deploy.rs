@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use protocol::JobName;
 use protocol::node_http::{Deploy, Deployed, Undeploy};
@@ -26,6 +27,15 @@ pub enum Kind {
     Unikernel,
 }
 
+/// How long a deploy waits for a node that comes back, and how often it looks.
+const COMING_BACK: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a deploy waits for a further subnetwork while there are addresses that only rest, and how long after none
+/// was given no other deploy does.
+const BRIEFLY: Duration = Duration::from_secs(1);
+const NOT_AGAIN: Duration = Duration::from_secs(30);
+
 impl Node {
     /// `POST /container/deploy` and `/unikernel/deploy`. Goes on to its end even when the caller hangs up.
     ///
@@ -36,7 +46,7 @@ impl Node {
         request: Deploy,
         kind: Kind,
     ) -> Result<Deployed, Refusal> {
-        if !self.inner().up {
+        if !self.is_up().await {
             return Err(Refusal::bad(
                 "this node is not registered yet; call /register first",
             ));
@@ -80,6 +90,25 @@ impl Node {
             }),
             Ok(Err(error)) => Err(Refusal::failed(error.to_string())),
             Err(error) => Err(Refusal::failed(format!("the deploy ended early: {error}"))),
+        }
+    }
+
+    /// Whether containers can be attached. A node that comes back to where it was registered, after a restart, is there
+    /// within a moment; its caller need not know of the restart.
+    async fn is_up(&self) -> bool {
+        let until = Instant::now() + COMING_BACK;
+        loop {
+            let returning = {
+                let inner = self.inner();
+                if inner.up {
+                    return true;
+                }
+                inner.state.identity.is_some()
+            };
+            if !returning || Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -345,15 +374,24 @@ impl Node {
         if let Some(address) = self.inner().state.ledger.take(&owner, now()) {
             return Ok(address);
         }
-        let _turn = self.growing.lock().await;
-        if let Some(address) = self.inner().state.ledger.take(&owner, now()) {
-            return Ok(address);
-        }
+        // The caller has a limit of its own, whoever else waits before it. Where an address could be had, although it
+        // has not rested, a cluster that gives no subnetwork must not hold up every deploy.
+        let rests = self.inner().state.ledger.has_resting(&owner);
+        let until = Instant::now() + if rests { BRIEFLY } else { PATIENCE };
         let mut reason = "it may hold no more".to_owned();
-        if self.inner().state.ledger.may_grow(&owner) {
-            match self.grow(&owner).await {
-                Ok(()) => {}
-                Err(problem) => reason = problem,
+        if let Ok(mut refused) = tokio::time::timeout_at(until.into(), self.growing.lock()).await {
+            if let Some(address) = self.inner().state.ledger.take(&owner, now()) {
+                return Ok(address);
+            }
+            let lately = refused.is_some_and(|refused| refused.elapsed() < NOT_AGAIN);
+            if self.inner().state.ledger.may_grow(&owner) && !(rests && lately) {
+                match self.grow(&owner, until).await {
+                    Ok(()) => *refused = None,
+                    Err(problem) => {
+                        *refused = Some(Instant::now());
+                        reason = problem;
+                    }
+                }
             }
         }
         let mut inner = self.inner();
@@ -365,11 +403,11 @@ impl Node {
     }
 
     /// Asks for a further subnetwork.
-    async fn grow(self: &Arc<Self>, owner: &str) -> Result<(), String> {
+    async fn grow(self: &Arc<Self>, owner: &str, until: Instant) -> Result<(), String> {
         let link = self.link().ok_or("no link to the cluster")?;
         let have = self.inner().state.ledger.have(owner);
         let result = link
-            .subnet(Some(have), PATIENCE)
+            .subnet(Some(have), until.saturating_duration_since(Instant::now()))
             .await
             .ok_or("the cluster service manager did not answer in time")?;
         self.inner()
@@ -406,6 +444,13 @@ impl Node {
         };
         if only.is_some_and(|ifindex| ifindex != container.ifindex) {
             return;
+        }
+        if only.is_some() {
+            tracing::info!(
+                job = key.0,
+                instance = key.1,
+                "its network namespace is gone"
+            );
         }
         self.release(&container).await;
         tracing::info!(job = key.0, instance = key.1, "detached");

@@ -114,7 +114,8 @@ pub struct Node {
     link: Mutex<Option<Arc<ClusterLink>>>,
     sequence: Arc<Sequence>,
     registering: tokio::sync::Mutex<()>,
-    growing: tokio::sync::Mutex<()>,
+    /// Held by who asks for a further subnetwork; when last none was given.
+    growing: tokio::sync::Mutex<Option<Instant>>,
     configuring: tokio::sync::Mutex<()>,
     turns: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
     address_changed: tokio::sync::Notify,
@@ -225,7 +226,7 @@ impl Node {
             }),
             link: Mutex::new(None),
             registering: tokio::sync::Mutex::new(()),
-            growing: tokio::sync::Mutex::new(()),
+            growing: tokio::sync::Mutex::new(None),
             configuring: tokio::sync::Mutex::new(()),
             turns: Mutex::new(HashMap::new()),
             address_changed: tokio::sync::Notify::new(),
