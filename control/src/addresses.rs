@@ -189,6 +189,13 @@ impl Ledger {
         None
     }
 
+    /// Whether an address of `owner` only rests.
+    #[must_use]
+    pub fn has_resting(&self, owner: &str) -> bool {
+        let mut own = self.subnets.iter().filter(|held| held.owner == owner);
+        own.any(|held| !held.resting.is_empty())
+    }
+
     /// Hands out the address that has rested longest, although not long enough, and counts it.
     pub fn take_resting(&mut self, owner: &str) -> Option<Pair> {
         let (index, offset) = self
@@ -218,6 +225,21 @@ impl Ledger {
                 held.used.insert(offset);
                 return;
             }
+        }
+    }
+
+    /// Puts to rest what is handed out to nobody that is known: a process that is killed in the middle of a deploy
+    /// may have written down the address and not the container.
+    pub fn keep_only(&mut self, known: &[Pair], now: u64) {
+        for held in &mut self.subnets {
+            let kept: BTreeSet<u8> = known
+                .iter()
+                .filter_map(|address| held.offset(*address))
+                .collect();
+            for offset in held.used.difference(&kept) {
+                held.resting.insert(*offset, now);
+            }
+            held.used = kept;
         }
     }
 
@@ -357,6 +379,17 @@ mod tests {
         let first = ledger.take("n", 0).unwrap();
         ledger.untake(first);
         assert_eq!(ledger.take("n", 0), Some(first));
+    }
+
+    #[test]
+    fn what_nobody_has_is_handed_out_again() {
+        let mut ledger = ledger(2);
+        let taken: Vec<Pair> = (0..70).map(|_| ledger.take("n", 0).unwrap()).collect();
+        ledger.keep_only(&taken[60..62], 100);
+        assert_eq!(ledger.needed("n", 0), 1);
+        let rested: Vec<Pair> = std::iter::from_fn(|| ledger.take("n", 160)).collect();
+        assert_eq!(rested.len(), 2 * 61 - 2);
+        assert!(!rested.contains(&taken[60]) && !rested.contains(&taken[61]));
     }
 
     #[test]

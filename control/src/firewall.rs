@@ -117,6 +117,27 @@ impl Firewall {
         .await
     }
 
+    /// Takes back the shields of interfaces that are not these: a process that was killed may have left one, and newer
+    /// kernels keep it when its interface goes.
+    pub async fn keep_shields(&self, interfaces: &[String]) -> Result<(), FirewallError> {
+        let table = &self.table;
+        let output = tokio::process::Command::new("nft")
+            .args(["--json", "list", "chains", "netdev"])
+            .output()
+            .await
+            .map_err(FirewallError::Run)?;
+        let mut rules = String::new();
+        for name in chains(&output.stdout, table) {
+            if !interfaces.contains(&name) {
+                let _ = writeln!(rules, "delete chain netdev {table} {name}");
+            }
+        }
+        if rules.is_empty() {
+            return Ok(());
+        }
+        self.apply(rules).await
+    }
+
     /// Removes both tables.
     pub async fn clear(&self) -> Result<(), FirewallError> {
         let table = &self.table;
@@ -175,12 +196,25 @@ impl Firewall {
             "    oifname \"{host}\" ip saddr 127.0.0.0/8 masquerade"
         );
         format!(
-            "add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n\
+            "add table netdev {table}\nadd table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n\
              \x20 chain prerouting {{\n    type nat hook prerouting priority -100;\n{redirect}  }}\n\
              \x20 chain output {{\n    type nat hook output priority -100;\n{redirect}  }}\n\
              \x20 chain postrouting {{\n    type nat hook postrouting priority 100;\n{source}  }}\n}}\n"
         )
     }
+}
+
+/// The chains of one table in what `nft --json` lists.
+fn chains(listing: &[u8], table: &str) -> Vec<String> {
+    let listing: serde_json::Value = serde_json::from_slice(listing).unwrap_or_default();
+    let objects = listing.get("nftables").and_then(|all| all.as_array());
+    objects
+        .into_iter()
+        .flatten()
+        .filter_map(|object| object.get("chain"))
+        .filter(|chain| chain.get("table").and_then(|name| name.as_str()) == Some(table))
+        .filter_map(|chain| Some(chain.get("name")?.as_str()?.to_owned()))
+        .collect()
 }
 
 /// Hands one transaction to `nft`, in the calling thread's network namespace.
@@ -269,6 +303,16 @@ mod tests {
                 "oifname != \"oak0\" ip saddr { 10.18.0.0/26, 10.18.0.64/26 } masquerade"
             )
         );
+    }
+
+    #[test]
+    fn chains_of_other_tables_are_not_ours() {
+        let listing = br#"{"nftables":[{"metainfo":{"version":"1.0.6"}},
+            {"chain":{"family":"netdev","table":"oakestra_a","name":"oak1","handle":1}},
+            {"table":{"family":"netdev","name":"oakestra_a"}},
+            {"chain":{"family":"netdev","table":"oakestra_b","name":"oak2","handle":2}}]}"#;
+        assert_eq!(chains(listing, "oakestra_a"), ["oak1"]);
+        assert!(chains(b"", "oakestra_a").is_empty());
     }
 
     #[test]

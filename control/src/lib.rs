@@ -21,5 +21,5 @@ pub mod node;
 mod pcapng;
 mod state;
 
-pub use attach::{Fault, STEPS};
+pub use attach::{Fault, STEPS, UNIKERNEL_STEPS};
 pub use cluster_link::LinkStatus;

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::addresses::Ledger;
 use crate::forwarding::Pair;
 
-/// Version of the file's format.
+/// Version of the file's format. It grows when an older program would misread what a newer one writes: a program reads
+/// the files of all earlier versions and refuses those of later ones. A field that may be missed is no new version.
 const VERSION: u32 = 1;
 
 /// Who this node is to its cluster.
@@ -110,14 +111,33 @@ pub struct State {
     /// Kernel settings that were changed, with their former values.
     #[serde(default)]
     pub sysctls: Vec<(String, String)>,
+    /// Jobs whose changes were followed.
+    #[serde(default)]
+    pub interests: Vec<String>,
+    /// Network namespaces that are being made for unikernels.
+    #[serde(default)]
+    pub making: Vec<String>,
 }
 
 /// Why state could not be kept.
 #[derive(Debug, thiserror::Error)]
-#[error("state file {}: {source}; the folder must be writable (choose another with --state-dir)", file.display())]
-pub struct StateError {
-    file: PathBuf,
-    source: std::io::Error,
+pub enum StateError {
+    /// The file system refused.
+    #[error("state file {}: {source}; the folder must be writable (choose another with --state-dir)", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What the file system said.
+        source: std::io::Error,
+    },
+    /// A later version of this program wrote it, and what it means is not known here.
+    #[error("state file {}: it is of version {version}, written by a newer Net Manager, and this one reads up to {VERSION}; install that Net Manager again and run its `NetManager down --purge` before going back to this one, or remove the file and deploy this node's containers anew", file.display())]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// Its version.
+        version: u64,
+    },
 }
 
 /// The state file of one Net Manager.
@@ -133,37 +153,58 @@ impl StateFile {
     /// The folder cannot be made.
     pub fn open(folder: &Path, instance: &str) -> Result<Self, StateError> {
         let path = folder.join(format!("{instance}.json"));
-        std::fs::create_dir_all(folder).map_err(|source| StateError {
+        std::fs::create_dir_all(folder).map_err(|source| StateError::File {
             file: path.clone(),
             source,
         })?;
         Ok(Self { path })
     }
 
+    /// Refuses a file that a later version wrote, before anything of this machine is touched in its name.
+    ///
+    /// # Errors
+    /// The file is of a later version, or is there and cannot be read.
+    pub fn check(&self) -> Result<(), StateError> {
+        self.read().map(drop)
+    }
+
     /// Reads the state. A file that cannot be understood is put aside with a log line, and the node starts anew.
     ///
     /// # Errors
-    /// The file is there and cannot be read.
+    /// The file is of a later version, or is there and cannot be read.
     pub fn load(&self) -> Result<State, StateError> {
-        let text = match std::fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(State::default());
-            }
-            Err(source) => return Err(self.error(source)),
+        let Some(text) = self.read()? else {
+            return Ok(State::default());
         };
         match serde_json::from_slice::<State>(&text) {
-            Ok(state) if state.version == VERSION => Ok(state),
-            outcome => {
-                let reason = outcome.map_or_else(
-                    |error| error.to_string(),
-                    |state| format!("version {} instead of {VERSION}", state.version),
-                );
+            Ok(state) => Ok(state),
+            Err(reason) => {
                 let aside = self.path.with_extension("damaged");
                 tracing::warn!(file = %self.path.display(), aside = %aside.display(), %reason, "the state file cannot be used and was put aside; this node starts anew");
                 std::fs::rename(&self.path, &aside).map_err(|source| self.error(source))?;
                 Ok(State::default())
             }
+        }
+    }
+
+    /// The file's bytes, if it is there and not of a later version.
+    fn read(&self) -> Result<Option<Vec<u8>>, StateError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u64,
+        }
+        let text = match std::fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.error(source)),
+        };
+        // Alone: of a later version, nothing else need be as it is here.
+        match serde_json::from_slice::<Versioned>(&text) {
+            Ok(Versioned { version }) if version > u64::from(VERSION) => Err(StateError::Newer {
+                file: self.path.clone(),
+                version,
+            }),
+            _ => Ok(Some(text)),
         }
     }
 
@@ -203,7 +244,7 @@ impl StateFile {
     }
 
     fn error(&self, source: std::io::Error) -> StateError {
-        StateError {
+        StateError::File {
             file: self.path.clone(),
             source,
         }
@@ -266,13 +307,10 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_or_foreign_file_is_put_aside() {
+    fn a_damaged_file_is_put_aside() {
         let folder = folder("damaged");
         let file = StateFile::open(&folder, "i").unwrap();
-        for text in [
-            "{\"version\":1,\"bo",
-            "{\"version\":99,\"boot_id\":\"\",\"identity\":null,\"ledger\":{\"subnets\":[]},\"containers\":[]}",
-        ] {
+        for text in ["{\"version\":1,\"bo", "{}", "\u{0}"] {
             std::fs::write(folder.join("i.json"), text).unwrap();
             assert_eq!(file.load().unwrap(), State::default());
             assert_eq!(
@@ -281,6 +319,42 @@ mod tests {
             );
             assert!(!folder.join("i.json").exists());
         }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_newer_versions_file_is_refused_and_left_as_it_is() {
+        let folder = folder("newer");
+        let file = StateFile::open(&folder, "i").unwrap();
+        for text in [
+            "{\"version\":2,\"boot_id\":\"\",\"identity\":null,\"ledger\":{\"subnets\":[]},\"containers\":[]}",
+            "{\"version\":99,\"of\":{\"another\":\"shape\"}}",
+        ] {
+            std::fs::write(folder.join("i.json"), text).unwrap();
+            for refused in [file.load().unwrap_err(), file.check().unwrap_err()] {
+                let said = refused.to_string();
+                assert!(said.contains("newer") && said.contains("i.json"), "{said}");
+            }
+            assert_eq!(
+                std::fs::read_to_string(folder.join("i.json")).unwrap(),
+                text
+            );
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn the_first_versions_file_is_read() {
+        let folder = folder("first");
+        let file = StateFile::open(&folder, "i").unwrap();
+        let text = r#"{"version":1,"boot_id":"b","identity":{"client_id":"n","cluster_address":""},
+            "ledger":{"subnets":[{"v4":"10.18.0.0","v6":"fc00::","owner":"n","used":[2],"resting":{}}]},
+            "containers":[{"job":"a.b.c.d","number":0,"pid":1,"netns":2,"ifindex":3,"interface":"oak",
+                "mac":[2,0,0,0,0,1],"v4":"10.18.0.2","v6":null,"reserved_v6":"fc00::2","ports":[]}]}"#;
+        std::fs::write(folder.join("i.json"), text).unwrap();
+        let state = file.load().unwrap();
+        assert_eq!(state.containers.len(), 1);
+        assert_eq!(state.identity.unwrap().client_id, "n");
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -43,6 +43,9 @@ pub enum AttachError {
     /// The state could not be written.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The node leaves.
+    #[error("the Net Manager is stopping; deploy again once it runs")]
+    Stopping,
     /// A published port is taken.
     #[error("{0}; choose another host port")]
     PortTaken(String),
@@ -61,7 +64,13 @@ pub enum AttachError {
 
 /// Where a test lets an attach fail. Without a test nothing ever fails here.
 #[derive(Debug, Default)]
-pub struct Fault(Mutex<Option<&'static str>>);
+pub struct Fault(Mutex<Option<Armed>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Armed {
+    step: &'static str,
+    kills: bool,
+}
 
 /// Every step at which [`Fault`] can strike, in order.
 pub const STEPS: [&str; 11] = [
@@ -78,19 +87,40 @@ pub const STEPS: [&str; 11] = [
     "state",
 ];
 
+/// The further steps of a unikernel's deploy.
+pub const UNIKERNEL_STEPS: [&str; 2] = ["namespace", "furnish"];
+
 impl Fault {
     /// The next attach fails at this step (or never again).
     pub fn set(&self, step: Option<&'static str>) {
+        self.arm(step.map(|step| Armed { step, kills: false }));
+    }
+
+    /// The next attach ends at this step as if the process were killed there: nothing is taken back.
+    pub fn kill_at(&self, step: &'static str) {
+        self.arm(Some(Armed { step, kills: true }));
+    }
+
+    fn arm(&self, what: Option<Armed>) {
         if let Ok(mut armed) = self.0.lock() {
-            *armed = step;
+            *armed = what;
         }
+    }
+
+    fn armed(&self) -> Option<Armed> {
+        self.0.lock().ok().and_then(|armed| *armed)
     }
 
     /// Fails if this is the step.
     pub(crate) fn at(&self, step: &'static str) -> Result<(), AttachError> {
-        match self.0.lock() {
-            Ok(armed) if *armed == Some(step) => Err(AttachError::Injected(step)),
+        match self.armed() {
+            Some(armed) if armed.step == step => Err(AttachError::Injected(step)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether nobody is left to take anything back.
+    pub(crate) fn kills(&self) -> bool {
+        self.armed().is_some_and(|armed| armed.kills)
     }
 }

@@ -10,6 +10,7 @@ use super::{Options, Overrides};
 use crate::config::{IdleMode, NetConfig, TunConfig, UplinkChoice};
 use crate::forwarding::{Event, Forwarding};
 use crate::node::{Node, Options as NodeOptions};
+use crate::state::StateFile;
 use crate::{dataplane, http, instance};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -157,6 +158,8 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
     // The socket first: two Net Managers on one path must not both touch the machine.
     let listener = http::listen(&options.socket).await?;
     let _socket_file = Unlink(options.socket.clone());
+    // Before the data plane takes the flows over that belong to it.
+    StateFile::open(&options.state_dir, &instance)?.check()?;
     let config = dataplane::config(&instance, &net, &tun).await?;
     let (events, inbox) = mpsc::channel::<Event>(EVENTS);
     let plane = tokio::task::spawn_blocking(move || {

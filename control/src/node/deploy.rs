@@ -1,6 +1,8 @@
 //! Deploys and undeploys.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use protocol::JobName;
 use protocol::node_http::{Deploy, Deployed, Undeploy};
@@ -25,6 +27,15 @@ pub enum Kind {
     Unikernel,
 }
 
+/// How long a deploy waits for a node that comes back, and how often it looks.
+const COMING_BACK: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a deploy waits for a further subnetwork while there are addresses that only rest, and how long after none
+/// was given no other deploy does.
+const BRIEFLY: Duration = Duration::from_secs(1);
+const NOT_AGAIN: Duration = Duration::from_secs(30);
+
 impl Node {
     /// `POST /container/deploy` and `/unikernel/deploy`. Goes on to its end even when the caller hangs up.
     ///
@@ -35,7 +46,7 @@ impl Node {
         request: Deploy,
         kind: Kind,
     ) -> Result<Deployed, Refusal> {
-        if !self.inner().up {
+        if !self.is_up().await {
             return Err(Refusal::bad(
                 "this node is not registered yet; call /register first",
             ));
@@ -49,6 +60,12 @@ impl Node {
             .into_iter()
             .map(Into::into)
             .collect();
+        if let Some(port) = named_twice(&ports) {
+            return Err(Refusal::bad(format!(
+                "port {} is named twice in portMappings; a port of the node leads to one port of one container",
+                shown(port)
+            )));
+        }
         if kind == Kind::Container && request.pid <= 0 {
             return Err(Refusal::bad(format!(
                 "pid {} is not a process",
@@ -60,6 +77,9 @@ impl Node {
         let task = tokio::spawn(async move {
             let turn = node.turn(&key);
             let _turn = turn.lock().await;
+            if node.stopping.load(Ordering::SeqCst) {
+                return Err(AttachError::Stopping);
+            }
             node.replace(key, request.pid, ports, kind).await
         });
         match task.await {
@@ -70,6 +90,25 @@ impl Node {
             }),
             Ok(Err(error)) => Err(Refusal::failed(error.to_string())),
             Err(error) => Err(Refusal::failed(format!("the deploy ended early: {error}"))),
+        }
+    }
+
+    /// Whether containers can be attached. A node that comes back to where it was registered, after a restart, is there
+    /// within a moment; its caller need not know of the restart.
+    async fn is_up(&self) -> bool {
+        let until = Instant::now() + COMING_BACK;
+        loop {
+            let returning = {
+                let inner = self.inner();
+                if inner.up {
+                    return true;
+                }
+                inner.state.identity.is_some()
+            };
+            if !returning || Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -108,6 +147,7 @@ impl Node {
                 self.tell_link(Command::Arrive(key.0, key.1, container.namespace()));
                 Ok(container)
             }
+            Err(error) if self.fault.kills() => Err(error),
             Err(error) => {
                 tracing::error!(job = key.0, instance = key.1, %error, "deploy failed; taking it back");
                 undo.run().await;
@@ -130,7 +170,12 @@ impl Node {
         let address = self.reserve_address(undo).await?;
         self.fault.at("reserve")?;
         let namespace = match (&made, process) {
-            (Some(name), _) => unikernel::make(name, undo).await?,
+            (Some(name), _) => {
+                self.note_making(name, undo).await?;
+                let namespace = unikernel::make(name, undo).await?;
+                self.fault.at("namespace")?;
+                namespace
+            }
             (None, Some(namespace)) => namespace,
             (None, None) => return Err(AttachError::NoProcess(pid)),
         };
@@ -151,6 +196,7 @@ impl Node {
         let wired = veth::wire(&self.netlink, &namespace, &plan, &self.fault, undo).await?;
         if made.is_some() {
             unikernel::furnish(&namespace, address, made.as_deref().unwrap_or_default()).await?;
+            self.fault.at("furnish")?;
         }
         let container = Container {
             job: key.0.clone(),
@@ -210,7 +256,13 @@ impl Node {
                     .map_err(|error| error.to_string())
             });
         }
-        self.inner().state.containers.push(container.clone());
+        {
+            let mut inner = self.inner();
+            inner.state.containers.push(container.clone());
+            if let Some(made) = &container.made_namespace {
+                inner.state.making.retain(|name| name != made);
+            }
+        }
         let (node, key) = (Arc::clone(self), key.clone());
         undo.push("forget the container", async move {
             node.forget(&key);
@@ -220,6 +272,19 @@ impl Node {
             self.refresh_rules().await?;
         }
         self.fault.at("ports")?;
+        Ok(())
+    }
+
+    /// Writes down which namespace is about to be made: nothing about it would tell that it was ours, if this process
+    /// were killed before the deploy is over.
+    async fn note_making(self: &Arc<Self>, name: &str, undo: &mut Undo) -> Result<(), AttachError> {
+        self.inner().state.making.push(name.to_owned());
+        let (node, name) = (Arc::clone(self), name.to_owned());
+        undo.push("forget the namespace that was being made", async move {
+            node.inner().state.making.retain(|other| *other != name);
+            Ok(())
+        });
+        self.save().await?;
         Ok(())
     }
 
@@ -254,9 +319,8 @@ impl Node {
             return Ok(());
         }
         let mut inner = self.inner();
-        for (index, port) in ports.iter().enumerate() {
-            let same = |other: &Published| other.host == port.host && other.udp == port.udp;
-            let transport = if port.udp { "udp" } else { "tcp" };
+        for port in ports {
+            let same = |other: &Published| same_host_port(port, other);
             let holder = inner
                 .state
                 .containers
@@ -269,14 +333,8 @@ impl Node {
                 });
             if let Some(holder) = holder {
                 return Err(AttachError::PortTaken(format!(
-                    "port {}/{transport} is published by {holder}",
-                    port.host
-                )));
-            }
-            if ports.iter().take(index).any(same) {
-                return Err(AttachError::PortTaken(format!(
-                    "port {}/{transport} is named twice",
-                    port.host
+                    "port {} is published by {holder}",
+                    shown(port)
                 )));
             }
             if let Some(reason) = firewall::port_in_use(*port) {
@@ -316,15 +374,24 @@ impl Node {
         if let Some(address) = self.inner().state.ledger.take(&owner, now()) {
             return Ok(address);
         }
-        let _turn = self.growing.lock().await;
-        if let Some(address) = self.inner().state.ledger.take(&owner, now()) {
-            return Ok(address);
-        }
+        // The caller has a limit of its own, whoever else waits before it. Where an address could be had, although it
+        // has not rested, a cluster that gives no subnetwork must not hold up every deploy.
+        let rests = self.inner().state.ledger.has_resting(&owner);
+        let until = Instant::now() + if rests { BRIEFLY } else { PATIENCE };
         let mut reason = "it may hold no more".to_owned();
-        if self.inner().state.ledger.may_grow(&owner) {
-            match self.grow(&owner).await {
-                Ok(()) => {}
-                Err(problem) => reason = problem,
+        if let Ok(mut refused) = tokio::time::timeout_at(until.into(), self.growing.lock()).await {
+            if let Some(address) = self.inner().state.ledger.take(&owner, now()) {
+                return Ok(address);
+            }
+            let lately = refused.is_some_and(|refused| refused.elapsed() < NOT_AGAIN);
+            if self.inner().state.ledger.may_grow(&owner) && !(rests && lately) {
+                match self.grow(&owner, until).await {
+                    Ok(()) => *refused = None,
+                    Err(problem) => {
+                        *refused = Some(Instant::now());
+                        reason = problem;
+                    }
+                }
             }
         }
         let mut inner = self.inner();
@@ -336,11 +403,11 @@ impl Node {
     }
 
     /// Asks for a further subnetwork.
-    async fn grow(self: &Arc<Self>, owner: &str) -> Result<(), String> {
+    async fn grow(self: &Arc<Self>, owner: &str, until: Instant) -> Result<(), String> {
         let link = self.link().ok_or("no link to the cluster")?;
         let have = self.inner().state.ledger.have(owner);
         let result = link
-            .subnet(Some(have), PATIENCE)
+            .subnet(Some(have), until.saturating_duration_since(Instant::now()))
             .await
             .ok_or("the cluster service manager did not answer in time")?;
         self.inner()
@@ -377,6 +444,13 @@ impl Node {
         };
         if only.is_some_and(|ifindex| ifindex != container.ifindex) {
             return;
+        }
+        if only.is_some() {
+            tracing::info!(
+                job = key.0,
+                instance = key.1,
+                "its network namespace is gone"
+            );
         }
         self.release(&container).await;
         tracing::info!(job = key.0, instance = key.1, "detached");
@@ -422,6 +496,23 @@ impl Node {
         }
         self.save_or_log().await;
     }
+}
+
+fn same_host_port(one: &Published, other: &Published) -> bool {
+    one.host == other.host && one.udp == other.udp
+}
+
+fn named_twice(ports: &[Published]) -> Option<&Published> {
+    let earlier = |index: usize| ports.iter().take(index);
+    ports.iter().enumerate().find_map(|(index, port)| {
+        earlier(index)
+            .any(|other| same_host_port(port, other))
+            .then_some(port)
+    })
+}
+
+fn shown(port: &Published) -> String {
+    format!("{}/{}", port.host, if port.udp { "udp" } else { "tcp" })
 }
 
 fn open_process(pid: i64) -> Result<Namespace, AttachError> {

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::attach::Fault;
 use crate::attach::namespace::{Namespace, inode_of_process};
+use crate::attach::unikernel;
 use crate::cluster_link::{ClusterLink, Command, LinkStatus, Sequence};
 use crate::config::{NetConfig, TunConfig};
 use crate::firewall::{Firewall, Rules};
@@ -113,12 +114,14 @@ pub struct Node {
     link: Mutex<Option<Arc<ClusterLink>>>,
     sequence: Arc<Sequence>,
     registering: tokio::sync::Mutex<()>,
-    growing: tokio::sync::Mutex<()>,
+    /// Held by who asks for a further subnetwork; when last none was given.
+    growing: tokio::sync::Mutex<Option<Instant>>,
     configuring: tokio::sync::Mutex<()>,
     turns: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
     address_changed: tokio::sync::Notify,
     failed: tokio::sync::Notify,
     broken: AtomicBool,
+    stopping: AtomicBool,
     started: Instant,
     /// Lets tests fail an attach at any step.
     pub fault: Arc<Fault>,
@@ -223,12 +226,13 @@ impl Node {
             }),
             link: Mutex::new(None),
             registering: tokio::sync::Mutex::new(()),
-            growing: tokio::sync::Mutex::new(()),
+            growing: tokio::sync::Mutex::new(None),
             configuring: tokio::sync::Mutex::new(()),
             turns: Mutex::new(HashMap::new()),
             address_changed: tokio::sync::Notify::new(),
             failed: tokio::sync::Notify::new(),
             broken: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             started: Instant::now(),
             fault: Arc::new(Fault::default()),
             tasks: Mutex::new(Vec::new()),
@@ -292,8 +296,12 @@ impl Node {
         // Whoever waited meanwhile is served by this one write: fifty deploys at once do not wait for fifty.
         let included = self.changes.load(Ordering::SeqCst);
         let state = {
+            let followed = self.link().map(|link| link.status().jobs);
             let mut inner = self.inner();
             inner.state.seq = self.sequence.latest();
+            if let Some(followed) = followed {
+                inner.state.interests = followed;
+            }
             inner.state.clone()
         };
         let file = self.file.clone();
@@ -368,7 +376,13 @@ impl Node {
         if has_subnets && let Err(error) = self.apply_subnets().await {
             tracing::error!(%error, "the subnetworks of the last run could not be set up again");
         }
-        let containers = self.inner().state.containers.clone();
+        let containers = {
+            let mut inner = self.inner();
+            let containers = inner.state.containers.clone();
+            let known: Vec<_> = containers.iter().map(Container::reserved).collect();
+            inner.state.ledger.keep_only(&known, crate::state::now());
+            containers
+        };
         let links = self.netlink.links().await.unwrap_or_default();
         for container in containers {
             let link_stands = links
@@ -411,8 +425,18 @@ impl Node {
         Ok(())
     }
 
-    /// Removes host ends that an interrupted deploy left behind.
+    /// Removes what an interrupted deploy left behind: host ends, and namespaces made for unikernels.
     async fn sweep(&self) {
+        let made = std::mem::take(&mut self.inner().state.making);
+        for name in made {
+            tracing::info!(
+                namespace = name,
+                "removing what an interrupted deploy left behind"
+            );
+            if let Err(error) = unikernel::remove(&name).await {
+                tracing::warn!(%error, "it could not be removed");
+            }
+        }
         let prefix = instance::interface_prefix(&self.options.instance);
         let known: Vec<String> = self
             .inner()
@@ -431,6 +455,9 @@ impl Node {
                     tracing::warn!(%error, "it could not be removed");
                 }
             }
+        }
+        if let Err(error) = self.firewall.keep_shields(&known).await {
+            tracing::warn!(%error, "rules of interfaces that are gone could not be removed");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Becoming a node of a cluster, and staying one over restarts of either side.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use protocol::node_http::Register;
@@ -13,6 +13,9 @@ use crate::state::Identity;
 
 /// How long one try to come back may keep a `/register` waiting.
 const TURN: Duration = Duration::from_secs(2);
+
+/// Jobs come in crowds; the state file is written once for each.
+const SETTLE: Duration = Duration::from_secs(1);
 
 impl Node {
     /// `POST /register`: answers once the node has its subnetwork and forwards.
@@ -29,6 +32,9 @@ impl Node {
                 "client_id `{}` cannot be used: it must not be empty nor contain / + or #",
                 wanted.client_id
             )));
+        }
+        if !wanted.cluster_address.is_empty() {
+            cluster_address(&wanted.cluster_address).map_err(Refusal::bad)?;
         }
         let called = Instant::now();
         let _turn = self.registering.lock().await;
@@ -142,15 +148,25 @@ impl Node {
         let deadline = Instant::now() + patience;
         let broker = broker(&self.options.net, identity)?;
         let endpoint = self.endpoint_by(deadline).await?;
+        let interests = self.inner().state.interests.clone();
         let link = {
             let mut slot = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(slot.get_or_insert_with(|| {
-                Arc::new(ClusterLink::start(
+            if let Some(link) = &*slot {
+                Arc::clone(link)
+            } else {
+                let link = Arc::new(ClusterLink::start(
                     broker,
                     Arc::clone(&self.forwarding),
                     Arc::clone(&self.sequence),
-                ))
-            }))
+                    &interests,
+                ));
+                self.keep_task(tokio::spawn(remember_interests(
+                    Arc::downgrade(self),
+                    Arc::downgrade(&link),
+                )));
+                *slot = Some(Arc::clone(&link));
+                link
+            }
         };
         link.tell(Command::Endpoint(endpoint, self.options.net.public_port));
         if !self.inner().state.ledger.has_any(&identity.client_id) {
@@ -268,6 +284,23 @@ impl Node {
     }
 }
 
+/// Keeps the state file's list of followed jobs, so that a restart follows them without waiting for a packet: those of
+/// an established flow ask for nothing.
+async fn remember_interests(node: Weak<Node>, link: Weak<ClusterLink>) {
+    loop {
+        {
+            // An idle link must not be kept from ending.
+            let Some(changed) = link.upgrade().map(|link| link.interests_changes()) else {
+                return;
+            };
+            changed.notified().await;
+        }
+        tokio::time::sleep(SETTLE).await;
+        let Some(node) = node.upgrade() else { return };
+        node.save_or_log().await;
+    }
+}
+
 /// Where the broker is for an identity.
 pub(super) fn broker(net: &NetConfig, identity: &Identity) -> Result<Broker, String> {
     let host = if identity.cluster_address.is_empty() {
@@ -276,16 +309,100 @@ pub(super) fn broker(net: &NetConfig, identity: &Identity) -> Result<Broker, Str
         Some(identity.cluster_address.clone())
     };
     let host = host.ok_or("the cluster's address is not known: set ClusterUrl in netcfg.json, or send cluster_address with /register")?;
-    let host = host
-        .trim_start_matches("http://")
-        .trim_start_matches("https://")
-        .trim_end_matches('/')
-        .trim_matches(['[', ']'])
-        .to_owned();
+    let (host, port) = cluster_address(&host)?;
     Ok(Broker {
         client_id: identity.client_id.clone(),
         host,
-        port: net.cluster_port,
+        port: port.unwrap_or(net.cluster_port),
         tls: net.tls.clone(),
     })
+}
+
+/// Host and, where it is said, MQTT port of a cluster's address as people write it: `host`, `host:port`, an IPv6 address
+/// with or without brackets, a URL. The port of a web address is not the broker's.
+fn cluster_address(text: &str) -> Result<(String, Option<u16>), String> {
+    let bad = || {
+        format!(
+            "cluster_address `{text}` is no address: write a host name or an IP address, as in cluster.example, 192.0.2.1, 192.0.2.1:10003 or [2001:db8::1]:10003"
+        )
+    };
+    let (scheme, rest) = text.trim().split_once("://").unwrap_or(("", text.trim()));
+    let rest = rest.split('/').next().unwrap_or_default();
+    let (host, port) = if let Some(rest) = rest.strip_prefix('[') {
+        let (host, port) = rest.split_once(']').ok_or_else(bad)?;
+        let port = match port {
+            "" => None,
+            _ => Some(port.strip_prefix(':').ok_or_else(bad)?),
+        };
+        (host, port)
+    } else if rest.parse::<std::net::Ipv6Addr>().is_ok() {
+        (rest, None)
+    } else {
+        match rest.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (rest, None),
+        }
+    };
+    let is_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
+    let is_name = host
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    if host.is_empty() || !(is_v6 || is_name) {
+        return Err(bad());
+    }
+    let port = match port {
+        Some(port) => Some(
+            port.parse()
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or_else(bad)?,
+        ),
+        None => None,
+    };
+    let of_broker = !matches!(scheme, "http" | "https");
+    Ok((host.to_owned(), port.filter(|_| of_broker)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cluster_address;
+
+    #[test]
+    fn a_clusters_address_is_read_as_people_write_it() {
+        for (text, host, port) in [
+            ("192.0.2.1", "192.0.2.1", None),
+            (" cluster.example ", "cluster.example", None),
+            ("192.0.2.1:1883", "192.0.2.1", Some(1883)),
+            ("mqtt://broker_1:1883", "broker_1", Some(1883)),
+            ("http://192.0.2.1:10100/api", "192.0.2.1", None),
+            ("https://cluster/", "cluster", None),
+            ("2001:db8::1", "2001:db8::1", None),
+            ("[2001:db8::1]", "2001:db8::1", None),
+            ("[2001:db8::1]:1883", "2001:db8::1", Some(1883)),
+        ] {
+            assert_eq!(cluster_address(text), Ok((host.to_owned(), port)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_examples() {
+        for text in [
+            "",
+            " ",
+            "http://",
+            "a b",
+            "host:",
+            "host:0",
+            "host:65536",
+            "host:x",
+            "[::1",
+            "[::1]x",
+            "a:b:c",
+            "::zz",
+            "*",
+        ] {
+            let refused = cluster_address(text).unwrap_err();
+            assert!(refused.contains("192.0.2.1:10003"), "{refused}");
+        }
+    }
 }

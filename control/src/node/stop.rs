@@ -1,6 +1,8 @@
 //! Leaving: for a restart (what containers need stays), for good, or with everything given back.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::{Node, Options, StartError};
 use crate::attach::unikernel;
@@ -10,10 +12,14 @@ use crate::netlink::Netlink;
 use crate::state::StateFile;
 use crate::{host, instance};
 
+/// How long a deploy under way may take before this node leaves all the same.
+const LAST_DEPLOYS: Duration = Duration::from_secs(5);
+
 impl Node {
     /// Stops gracefully. With no container attached everything is removed but the state file; with containers, what
     /// they need stays and a restart takes it over.
     pub async fn stop(self: &Arc<Self>) {
+        self.refuse_deploys().await;
         let empty = !self.has_containers();
         self.end_tasks();
         if empty {
@@ -32,6 +38,7 @@ impl Node {
 
     /// Detaches everything, gives the subnetworks back and forgets this node.
     pub async fn purge(self: &Arc<Self>) {
+        self.refuse_deploys().await;
         let containers = self.inner().state.containers.clone();
         for container in containers {
             self.detach(&(container.job.clone(), container.number), None)
@@ -55,6 +62,19 @@ impl Node {
             tracing::warn!(%error, "the state file could not be removed");
         }
         tracing::info!("everything removed");
+    }
+
+    /// Lets deploys that are under way come to their end, and takes no further ones: what one attached afterwards, nobody
+    /// would know of.
+    async fn refuse_deploys(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let turns: Vec<_> = {
+            let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.values().cloned().collect()
+        };
+        for turn in turns {
+            let _ended = tokio::time::timeout(LAST_DEPLOYS, turn.lock()).await;
+        }
     }
 
     fn end_tasks(&self) {

@@ -74,11 +74,6 @@ impl Node {
                 .any(|link| link.index == container.ifindex && link.name == container.interface);
             if !linked || !still_lives(&container) {
                 let key: Key = (container.job.clone(), container.number);
-                tracing::info!(
-                    job = key.0,
-                    instance = key.1,
-                    "its network namespace is gone"
-                );
                 self.detach(&key, Some(container.ifindex)).await;
             }
         }

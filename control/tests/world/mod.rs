@@ -2,6 +2,8 @@
 //! sleeping processes, and a data plane that records what it is told.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod api;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -226,8 +228,9 @@ impl Cluster {
     pub async fn start() -> Arc<Self> {
         let cluster = Arc::new(Self::default());
         let (subscribed, ready) = tokio::sync::oneshot::channel();
-        let (client, mut eventloop) =
-            AsyncClient::new(MqttOptions::new("cluster", "127.0.0.1", 10003), 1024);
+        let mut options = MqttOptions::new("cluster", "127.0.0.1", 10003);
+        options.set_max_packet_size(16 << 20, 16 << 20);
+        let (client, mut eventloop) = AsyncClient::new(options, 1024);
         *cluster.client.lock().unwrap() = Some(client.clone());
         let player = Arc::clone(&cluster);
         tokio::spawn(async move {

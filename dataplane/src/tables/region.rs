@@ -359,8 +359,10 @@ impl Region {
             Opened::New
         } else if region.header(0) != MAGIC {
             Opened::Discarded("it is not a flow mapping")
-        } else if region.header(1) != VERSION {
-            Opened::Discarded("it was written by another version")
+        } else if region.header(1) > VERSION {
+            Opened::Discarded("it was written by a newer version of this program")
+        } else if region.header(1) < VERSION {
+            Opened::Discarded("it was written by an older version of this program")
         } else if (0..4).any(|n| region.header(2 + n) != layout.fingerprint()[n]) {
             Opened::Discarded("the number of flows or workers has changed")
         } else if region.header(7) != namespace {
