@@ -5,6 +5,7 @@
 
 mod announce;
 mod loads;
+mod names;
 mod queries;
 mod routes;
 mod session;
@@ -26,6 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::dns::Names;
 use crate::forwarding::{Forwarding, JOB_UNUSED, JobRoutes, Pair};
 use announce::Announcements;
 use queries::{Key, Queries, jittered};
@@ -55,6 +57,8 @@ pub enum Command {
     Gateway(Pair),
     /// A packet waits for an address.
     Unresolved(IpAddr),
+    /// Somebody wants to know a job's name, or whose an address is; told once the cluster has answered.
+    Lookup(String, oneshot::Sender<()>),
     /// The node leaves; answered when the broker has been told.
     Stop {
         offline: bool,
@@ -122,7 +126,14 @@ impl Drop for ClusterLink {
 }
 
 impl ClusterLink {
-    pub fn start(broker: Broker, forwarding: Arc<dyn Forwarding>, sequence: Arc<Sequence>) -> Self {
+    pub fn start(
+        broker: Broker,
+        forwarding: Arc<dyn Forwarding>,
+        sequence: Arc<Sequence>,
+        names: Arc<Names>,
+    ) -> Self {
+        // What another link knew it followed for itself.
+        names.clear();
         let (commands, inbox) = mpsc::unbounded_channel();
         let (events, session) = mpsc::channel(1024);
         let status = Arc::new(Mutex::new(LinkStatus::default()));
@@ -142,6 +153,8 @@ impl ClusterLink {
             host_due: now,
             host_warned: false,
             queries: Queries::default(),
+            lookups: names::Lookups::default(),
+            names,
             announcements: Announcements::default(),
             loads: loads::Loads::default(),
             loads_due: now + loads::pause(),
@@ -225,6 +238,8 @@ struct Feed {
     host_due: Instant,
     host_warned: bool,
     queries: Queries,
+    lookups: names::Lookups,
+    names: Arc<Names>,
     announcements: Announcements,
     loads: loads::Loads,
     loads_due: Instant,
@@ -362,6 +377,7 @@ impl Feed {
                 }
             }
             Command::Unresolved(address) => self.unresolved(address),
+            Command::Lookup(key, done) => self.look_up(&key, done),
             Command::Stop { .. } => {}
         }
     }
@@ -442,6 +458,7 @@ impl Feed {
             self.interests_due = now + INTEREST_CHECK;
             self.drop_idle_interests(now);
         }
+        self.drop_lookups();
         if now >= self.refresh_due {
             self.refresh_due = now + jittered(REFRESH);
             self.ask_for_interests();
@@ -744,6 +761,10 @@ impl Feed {
         }
         let key = Key::parse(&result.query_key);
         self.queries.answered(&key);
+        let wanted = self.lookups.take(&key);
+        if result.instance_list.is_empty() {
+            self.note_absent(&key);
+        }
         let asked_for = match &key {
             Key::Address(address) => Some(*address),
             Key::Job(_) => None,
@@ -762,11 +783,15 @@ impl Feed {
         self.loads.observe(result);
         let routes = routes::job(result);
         let covered = asked_for.is_none_or(|address| routes::covers(&routes, address));
-        let unknown = routes.instances.is_empty() && !self.jobs.contains_key(&result.app_name);
+        // Whoever wants its name may have it before an instance runs.
+        let named = !wanted.is_empty() && !result.instance_list.is_empty();
+        let unknown =
+            routes.instances.is_empty() && !named && !self.jobs.contains_key(&result.app_name);
         if !unknown {
             self.follow(&result.app_name);
             self.routes.push(routes);
         }
+        self.learn_names(&key, result);
         if let (Some(address), false) = (asked_for, covered) {
             self.tell_unresolvable(address);
         }
@@ -813,6 +838,7 @@ impl Feed {
             .collect();
         for job in dead {
             self.jobs.remove(&job);
+            self.names.forget(&job);
             self.queries.answered(&Key::Job(job.clone()));
             self.tell_forwarding(self.forwarding.forget_job(&job));
             if let Some(client) = &self.client {

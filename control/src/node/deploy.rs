@@ -254,6 +254,7 @@ impl Node {
             return Ok(());
         }
         let mut inner = self.inner();
+        let names = self.served_names(&inner);
         for (index, port) in ports.iter().enumerate() {
             let same = |other: &Published| other.host == port.host && other.udp == port.udp;
             let transport = if port.udp { "udp" } else { "tcp" };
@@ -279,7 +280,7 @@ impl Node {
                     port.host
                 )));
             }
-            if let Some(reason) = firewall::port_in_use(*port) {
+            if let Some(reason) = firewall::port_in_use(*port, &names) {
                 return Err(AttachError::PortTaken(reason));
             }
         }

@@ -149,6 +149,7 @@ impl Node {
                     broker,
                     Arc::clone(&self.forwarding),
                     Arc::clone(&self.sequence),
+                    Arc::clone(&self.names),
                 ))
             }))
         };
