@@ -33,6 +33,8 @@ pub struct Rules {
     pub subnets_v4: Vec<Ipv4Addr>,
     /// Our IPv6 subnetworks' first addresses.
     pub subnets_v6: Vec<Ipv6Addr>,
+    /// Gateway addresses whose port 53 is DNS, and nobody's to publish.
+    pub names: Vec<IpAddr>,
     /// Published ports and where they lead.
     pub published: Vec<(Published, Option<Ipv4Addr>, Option<Ipv6Addr>)>,
 }
@@ -150,19 +152,33 @@ impl Firewall {
     fn render(&self, rules: &Rules) -> String {
         let (table, host) = (&self.table, &self.host_interface);
         let mut redirect = String::new();
+        let but = |port: &Published, v4: bool| -> String {
+            let names = rules.names.iter().filter(|name| name.is_ipv4() == v4);
+            let names: Vec<String> = names.map(ToString::to_string).collect();
+            match names.is_empty() || port.host != DNS {
+                true => String::new(),
+                false => format!(
+                    " {} daddr != {{ {} }}",
+                    if v4 { "ip" } else { "ip6" },
+                    names.join(", ")
+                ),
+            }
+        };
         for (port, v4, v6) in &rules.published {
             let transport = if port.udp { "udp" } else { "tcp" };
             let (from, to) = (port.host, port.container);
             if let Some(v4) = v4 {
                 let _ = writeln!(
                     redirect,
-                    "    meta nfproto ipv4 fib daddr type local {transport} dport {from} dnat ip to {v4}:{to}"
+                    "    meta nfproto ipv4 fib daddr type local{} {transport} dport {from} dnat ip to {v4}:{to}",
+                    but(port, true)
                 );
             }
             if let Some(v6) = v6 {
                 let _ = writeln!(
                     redirect,
-                    "    meta nfproto ipv6 fib daddr type local {transport} dport {from} dnat ip6 to [{v6}]:{to}"
+                    "    meta nfproto ipv6 fib daddr type local{} {transport} dport {from} dnat ip6 to [{v6}]:{to}",
+                    but(port, false)
                 );
             }
         }
@@ -242,8 +258,48 @@ pub async fn run(rules: &str) -> Result<(), FirewallError> {
     ))
 }
 
-/// Why a port cannot be published: a program on this node listens there.
-pub fn port_in_use(port: Published) -> Option<String> {
+/// The port of DNS.
+const DNS: u16 = 53;
+
+/// Whether anybody but ourselves listens on port 53, by the kernel's tables: our own sockets lie beside a published one.
+fn others_serve_names(udp: bool, own: &[IpAddr]) -> bool {
+    let tables: &[&str] = match udp {
+        true => &["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"],
+        false => &["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"],
+    };
+    tables.iter().any(|table| {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        text.lines().skip(1).any(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            let (local, state) = (words.next().unwrap_or_default(), words.nth(1));
+            // A connection of another program's to a resolver is no listener: 07 is a datagram socket without one.
+            if !local.ends_with(":0035") || state != Some(if udp { "07" } else { "0A" }) {
+                return false;
+            }
+            !listener(local).is_some_and(|address| own.contains(&address))
+        })
+    })
+}
+
+/// The address in the kernel's notation: words of 32 bits, each in the machine's byte order.
+fn listener(local: &str) -> Option<IpAddr> {
+    let (hex, _) = local.split_once(':')?;
+    let mut bytes = Vec::new();
+    for word in hex.as_bytes().chunks(8) {
+        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
+        bytes.extend_from_slice(&word.to_ne_bytes());
+    }
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes.as_slice()) {
+        return Some(v4.into());
+    }
+    <[u8; 16]>::try_from(bytes.as_slice()).ok().map(Into::into)
+}
+
+/// Why a port cannot be published: a program on this node listens there. DNS of our own on `names` is none.
+pub fn port_in_use(port: Published, names: &[IpAddr]) -> Option<String> {
+    if port.host == DNS && !names.is_empty() && !others_serve_names(port.udp, names) {
+        return None;
+    }
     let listening = [
         IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -275,6 +331,7 @@ mod tests {
         Rules {
             subnets_v4: vec![Ipv4Addr::new(10, 18, 0, 0), Ipv4Addr::new(10, 18, 0, 64)],
             subnets_v6: vec!["fc00::".parse().unwrap()],
+            names: vec!["10.18.0.1".parse().unwrap(), "fc00::1".parse().unwrap()],
             published: vec![(
                 Published {
                     host: 8080,
@@ -316,6 +373,28 @@ mod tests {
     }
 
     #[test]
+    fn a_published_port_53_leaves_the_gateways_own_alone() {
+        let mut rules = rules();
+        rules.published[0].0.host = 53;
+        let text = Firewall::new("abc", "oak0").render(&rules);
+        assert!(text.contains("fib daddr type local ip daddr != { 10.18.0.1 } tcp dport 53 dnat"));
+        assert!(text.contains("fib daddr type local ip6 daddr != { fc00::1 } tcp dport 53 dnat"));
+    }
+
+    #[test]
+    fn the_kernels_notation_of_addresses_is_read() {
+        let v4 = format!("{:08X}:0035", u32::from_ne_bytes([10, 18, 0, 1]));
+        assert_eq!(listener(&v4), Some("10.18.0.1".parse().unwrap()));
+        let word = |bytes: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(bytes));
+        let v6 = word([0xfc, 0, 0, 0]) + &word([0; 4]) + &word([0; 4]) + &word([0, 0, 0, 1]);
+        assert_eq!(
+            listener(&format!("{v6}:0035")),
+            Some("fc00::1".parse().unwrap())
+        );
+        assert_eq!(listener("x:0035"), None);
+    }
+
+    #[test]
     fn a_port_with_a_listener_is_refused_with_a_reason() {
         let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
         let host = listener.local_addr().unwrap().port();
@@ -324,8 +403,12 @@ mod tests {
             container: 80,
             udp: false,
         };
-        assert!(port_in_use(port).unwrap().contains(&format!("{host}/tcp")));
+        assert!(
+            port_in_use(port, &[])
+                .unwrap()
+                .contains(&format!("{host}/tcp"))
+        );
         drop(listener);
-        assert_eq!(port_in_use(port), None);
+        assert_eq!(port_in_use(port, &[]), None);
     }
 }

@@ -10,6 +10,7 @@ pub mod cli;
 mod cluster_link;
 pub mod config;
 pub mod dataplane;
+mod dns;
 mod firewall;
 pub mod forwarding;
 mod host;
@@ -23,3 +24,4 @@ mod state;
 
 pub use attach::{Fault, STEPS, UNIKERNEL_STEPS};
 pub use cluster_link::LinkStatus;
+pub use dns::DnsStatus;

@@ -19,6 +19,7 @@ use protocol::mqtt::SubnetResult;
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::dns::Names;
 use crate::forwarding::{Forwarding, Pair};
 use feed::{Feed, Signals};
 pub use session::{Broker, give_back};
@@ -39,6 +40,8 @@ pub enum Command {
     Gateway(Pair),
     /// A packet waits for an address.
     Unresolved(IpAddr),
+    /// Somebody wants to know a job's name, or whose an address is; told once the cluster has answered.
+    Lookup(String, oneshot::Sender<()>),
     /// The node leaves; answered when the broker has been told.
     Stop {
         offline: bool,
@@ -114,8 +117,11 @@ impl ClusterLink {
         broker: Broker,
         forwarding: Arc<dyn Forwarding>,
         sequence: Arc<Sequence>,
+        names: Arc<Names>,
         interests: &[String],
     ) -> Self {
+        // What another link knew it followed for itself.
+        names.clear();
         let (commands, inbox) = mpsc::unbounded_channel();
         let (events, session) = mpsc::channel(1024);
         let status = Arc::new(Mutex::new(LinkStatus {
@@ -127,6 +133,7 @@ impl ClusterLink {
             &broker,
             forwarding,
             sequence,
+            names,
             Arc::clone(&status),
             Signals {
                 renew: Arc::clone(&renew),

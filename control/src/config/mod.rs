@@ -8,7 +8,7 @@ mod fields;
 mod netcfg;
 mod tuncfg;
 
-pub use netcfg::{DataplaneConfig, IdleMode, NetConfig, TlsFiles, UplinkChoice};
+pub use netcfg::{DataplaneConfig, DnsConfig, IdleMode, NetConfig, TlsFiles, UplinkChoice};
 pub use tuncfg::TunConfig;
 
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! `netcfg.json`: who this node is, where its cluster is, and how the data plane runs.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use protocol::address_plan;
@@ -27,7 +27,9 @@ pub struct NetConfig {
     pub public_ip_networking: bool,
     /// Certificates; with them the broker is reached by TLS only.
     pub tls: Option<TlsFiles>,
-    /// Whether service names are answered by DNS in containers.
+    /// Names of services.
+    pub dns: DnsConfig,
+    /// Whether queries of containers for those names are answered wherever they are sent to.
     pub dns_intercept: bool,
     /// The data plane's settings.
     pub dataplane: DataplaneConfig,
@@ -42,6 +44,19 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Who signed the broker's certificate.
     pub authority: PathBuf,
+}
+
+/// `Dns`, `DnsZone` and `DnsResolvers`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsConfig {
+    /// Whether names are served at all.
+    pub enabled: bool,
+    /// The zone of services' names, without dots at its ends.
+    pub zone: String,
+    /// Where other names are asked for; none leaves it to the file.
+    pub resolvers: Vec<SocketAddr>,
+    /// The file that names the host's resolvers.
+    pub resolv_conf: PathBuf,
 }
 
 /// The object `Dataplane`.
@@ -159,6 +174,7 @@ impl NetConfig {
             debug: fields.flag("Debug")?.unwrap_or(false),
             public_ip_networking: fields.flag("PublicIPNetworking")?.unwrap_or(false),
             tls: tls(&fields)?,
+            dns: dns(&fields)?,
             dns_intercept: fields.flag("DnsIntercept")?.unwrap_or(false),
             dataplane: dataplane(&fields.object("Dataplane")?)?,
         })
@@ -197,6 +213,53 @@ fn public_address(fields: &Fields) -> Result<Option<IpAddr>, ConfigError> {
         ));
     }
     Ok(Some(address))
+}
+
+fn dns(fields: &Fields) -> Result<DnsConfig, ConfigError> {
+    let zone = fields.text("DnsZone")?.unwrap_or_else(|| "oak".to_owned());
+    let zone = zone.trim_matches('.').to_ascii_lowercase();
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    // The rest of a name takes up to 150 of its 253 characters.
+    if zone.len() > 100 || !zone.split('.').all(is_label) {
+        return Err(fields.wrong(
+            "DnsZone",
+            format!("`{zone}` is not a zone's name of at most 100 characters"),
+            "write one such as oak or services.example.org",
+        ));
+    }
+    let mut resolvers = Vec::new();
+    for text in fields
+        .text("DnsResolvers")?
+        .unwrap_or_default()
+        .split([',', ' ', ';'])
+    {
+        if text.is_empty() {
+            continue;
+        }
+        let alone = text
+            .trim_matches(['[', ']'])
+            .parse()
+            .map(|ip| SocketAddr::new(ip, 53));
+        let Ok(resolver) = text.parse().or(alone) else {
+            return Err(fields.wrong(
+                "DnsResolvers",
+                format!("`{text}` is not a resolver's address"),
+                "write addresses with a comma between them, each with :port where it is not 53, or leave it empty for those of /etc/resolv.conf",
+            ));
+        };
+        resolvers.push(resolver);
+    }
+    Ok(DnsConfig {
+        enabled: fields.flag("Dns")?.unwrap_or(true),
+        zone,
+        resolvers,
+        resolv_conf: PathBuf::from("/etc/resolv.conf"),
+    })
 }
 
 fn tls(fields: &Fields) -> Result<Option<TlsFiles>, ConfigError> {
@@ -320,6 +383,9 @@ mod tests {
                 "MqttCert",
             ),
             (r#"{"Debug":"perhaps"}"#, "Debug"),
+            (r#"{"DnsZone":"a..b"}"#, "DnsZone"),
+            (r#"{"DnsZone":"oak!"}"#, "DnsZone"),
+            (r#"{"DnsResolvers":"192.0.2.1, dns"}"#, "DnsResolvers"),
             (r#"{"Dataplane":{"Uplink":"tin can"}}"#, "Dataplane.Uplink"),
             (r#"{"Dataplane":{"Idle":"never"}}"#, "Dataplane.Idle"),
             (r#"{"Dataplane":7}"#, "Dataplane"),
@@ -339,6 +405,27 @@ mod tests {
                 .contains("not a JSON object")
         );
         assert!(parse("[]").is_err());
+    }
+
+    #[test]
+    fn the_zone_and_its_resolvers_are_read() {
+        let config = parse(
+            r#"{"DnsZone":"Services.Example.org.","DnsResolvers":"192.0.2.1, [2001:db8::1]:5353;2001:db8::2"}"#,
+        )
+        .unwrap();
+        assert_eq!(config.dns.zone, "services.example.org");
+        let resolvers: Vec<String> = config
+            .dns
+            .resolvers
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            resolvers,
+            ["192.0.2.1:53", "[2001:db8::1]:5353", "[2001:db8::2]:53"]
+        );
+        let silent = parse(r#"{"Dns":false}"#).unwrap().dns;
+        assert!(!silent.enabled && silent.zone == "oak" && silent.resolvers.is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
 use super::App;
+use crate::dns::DnsStatus;
 use crate::node::DataplaneStatus;
 
 /// The text as it grows.
@@ -88,11 +89,35 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         "Addresses handed out again before they had rested.",
         status.reused_early,
     );
+    if let Some(dns) = &status.dns {
+        names(&mut text, dns);
+    }
     if let Some(dataplane) = &status.dataplane {
         packets(&mut text, dataplane);
         kept_apart(&mut text, dataplane);
     }
     ([("content-type", "text/plain; version=0.0.4")], text.0).into_response()
+}
+
+fn names(text: &mut Exposition, dns: &DnsStatus) {
+    text.gauge(
+        "dns_addresses",
+        "Addresses on which DNS is served.",
+        dns.listening.len() as u64,
+    );
+    text.gauge(
+        "dns_addresses_refused",
+        "Gateway addresses on which DNS cannot be served.",
+        dns.problems.len() as u64,
+    );
+    text.family(
+        "dns_queries_total",
+        "counter",
+        "DNS queries of containers and of the node, by what became of them.",
+    );
+    for (answer, queries) in &dns.queries {
+        text.sample("dns_queries_total", &[("answer", answer)], queries);
+    }
 }
 
 /// The totals, in whose terms received and made packets are those sent, dropped, consumed and waiting.

@@ -319,6 +319,7 @@ impl Node {
             return Ok(());
         }
         let mut inner = self.inner();
+        let names = self.served_names(&inner);
         for port in ports {
             let same = |other: &Published| same_host_port(port, other);
             let holder = inner
@@ -337,7 +338,7 @@ impl Node {
                     shown(port)
                 )));
             }
-            if let Some(reason) = firewall::port_in_use(*port) {
+            if let Some(reason) = firewall::port_in_use(*port, &names) {
                 return Err(AttachError::PortTaken(reason));
             }
         }

@@ -28,6 +28,7 @@ use crate::attach::namespace::{Namespace, inode_of_process};
 use crate::attach::unikernel;
 use crate::cluster_link::{ClusterLink, Command, LinkStatus, Sequence};
 use crate::config::{NetConfig, TunConfig};
+use crate::dns::{Dns, DnsStatus, Names};
 use crate::firewall::{Firewall, Rules};
 use crate::forwarding::{AccessKind, Attachment, Event, Forwarding};
 use crate::host;
@@ -112,6 +113,8 @@ pub struct Node {
     saving: tokio::sync::Mutex<u64>,
     inner: Mutex<Inner>,
     link: Mutex<Option<Arc<ClusterLink>>>,
+    names: Arc<Names>,
+    dns: Option<Dns>,
     sequence: Arc<Sequence>,
     registering: tokio::sync::Mutex<()>,
     /// Held by who asks for a further subnetwork; when last none was given.
@@ -151,6 +154,8 @@ pub struct Status {
     pub reused_early: u64,
     /// The link to the cluster.
     pub link: LinkStatus,
+    /// Names of services; absent when they are not served.
+    pub dns: Option<DnsStatus>,
     /// Attached containers.
     pub containers: Vec<ContainerStatus>,
     /// The data plane; absent when it does not answer.
@@ -204,6 +209,11 @@ impl Node {
             std::mem::take(&mut state.containers)
         };
         state.boot_id = boot;
+        let names = Arc::new(Names::default());
+        let (dns, lookups) = match options.net.dns.enabled {
+            true => Some(Dns::new(&options.net.dns, Arc::clone(&names))).unzip(),
+            false => (None, None),
+        };
         let node = Arc::new(Self {
             firewall: Arc::new(Firewall::new(
                 &options.instance,
@@ -225,6 +235,8 @@ impl Node {
                 ended_unseen: Vec::new(),
             }),
             link: Mutex::new(None),
+            names,
+            dns,
             registering: tokio::sync::Mutex::new(()),
             growing: tokio::sync::Mutex::new(None),
             configuring: tokio::sync::Mutex::new(()),
@@ -240,6 +252,9 @@ impl Node {
         let ended = node.take_over(earlier).await;
         node.inner().ended_unseen = ended;
         node.watch(events);
+        if let Some(lookups) = lookups {
+            node.serve_lookups(lookups);
+        }
         node.resume();
         Ok(node)
     }
@@ -320,12 +335,22 @@ impl Node {
         }
     }
 
+    /// The addresses whose port 53 is ours.
+    fn served_names(&self, inner: &Inner) -> Vec<IpAddr> {
+        let subnets = inner.state.ledger.for_forwarding();
+        match self.dns {
+            Some(_) => subnets.iter().flat_map(|s| s.gateway.iter()).collect(),
+            None => Vec::new(),
+        }
+    }
+
     fn rules(&self) -> Rules {
         let inner = self.inner();
         let subnets = inner.state.ledger.subnets();
         Rules {
             subnets_v4: subnets.iter().filter_map(|held| held.v4).collect(),
             subnets_v6: subnets.iter().filter_map(|held| held.v6).collect(),
+            names: self.served_names(&inner),
             published: inner
                 .state
                 .containers
@@ -366,6 +391,9 @@ impl Node {
             .map_err(|error| error.to_string())?;
         if let Some(first) = subnets.first() {
             self.tell_link(Command::Gateway(first.gateway));
+        }
+        if let Some(dns) = &self.dns {
+            dns.set_subnets(subnets);
         }
         Ok(())
     }
@@ -491,6 +519,7 @@ impl Node {
                 .collect(),
             reused_early: inner.state.ledger.reused_early,
             link,
+            dns: self.dns.as_ref().map(Dns::status),
             containers: inner
                 .state
                 .containers

@@ -158,6 +158,7 @@ impl Node {
                     broker,
                     Arc::clone(&self.forwarding),
                     Arc::clone(&self.sequence),
+                    Arc::clone(&self.names),
                     &interests,
                 ));
                 self.keep_task(tokio::spawn(remember_interests(

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{Key, Node, still_lives};
 use crate::cluster_link::Command;
+use crate::dns::Lookup;
 use crate::forwarding::{CommandError, Event};
 use crate::netlink::Link;
 use crate::next_hop::NextHops;
@@ -58,6 +59,16 @@ impl Node {
         self.keep_task(tokio::spawn(
             async move { node.serve(events, &notices).await },
         ));
+    }
+
+    /// Passes on what DNS wants to know of the cluster. Without a link nobody knows, and the asker is told so.
+    pub(super) fn serve_lookups(self: &Arc<Self>, mut lookups: mpsc::Receiver<Lookup>) {
+        let node = Arc::clone(self);
+        self.keep_task(tokio::spawn(async move {
+            while let Some(Lookup { key, done }) = lookups.recv().await {
+                node.tell_link(Command::Lookup(key, done));
+            }
+        }));
     }
 
     async fn detach_the_dead(self: &Arc<Self>) {

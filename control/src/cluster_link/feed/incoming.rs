@@ -172,6 +172,10 @@ impl Feed {
         }
         let key = Key::parse(&result.query_key);
         self.queries.answered(&key, Instant::now());
+        let wanted = self.lookups.take(&key);
+        if result.instance_list.is_empty() {
+            self.note_absent(&key);
+        }
         let asked_for = match &key {
             Key::Address(address) => Some(*address),
             Key::Job(_) => None,
@@ -190,11 +194,15 @@ impl Feed {
         self.loads.observe(result);
         let routes = routes::job(result);
         let covered = asked_for.is_none_or(|address| routes::covers(&routes, address));
-        let unknown = routes.instances.is_empty() && !self.jobs.contains_key(&result.app_name);
+        // Whoever wants its name may have it before an instance runs.
+        let named = !wanted.is_empty() && !result.instance_list.is_empty();
+        let unknown =
+            routes.instances.is_empty() && !named && !self.jobs.contains_key(&result.app_name);
         if !unknown {
             self.follow(&result.app_name);
             self.routes.push(routes);
         }
+        self.learn_names(&key, result);
         if let (Some(address), false) = (asked_for, covered) {
             self.tell_unresolvable(address);
         }

@@ -70,6 +70,7 @@ impl Feed {
             .collect();
         for job in dead {
             self.jobs.remove(&job);
+            self.names.forget(&job);
             self.queries.forget(&Key::Job(job.clone()));
             self.tell_forwarding(self.forwarding.forget_job(&job));
             if let Some(client) = &self.client {

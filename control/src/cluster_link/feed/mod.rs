@@ -4,6 +4,7 @@
 
 mod incoming;
 mod interests;
+mod names;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,6 +25,7 @@ use super::announce::Announcements;
 use super::queries::{Key, Queries};
 use super::session::{Broker, SessionEvent};
 use super::{Command, LinkStatus, Sequence, loads};
+use crate::dns::Names;
 use crate::forwarding::{Forwarding, JobRoutes, Pair};
 use interests::Followed;
 
@@ -63,6 +65,8 @@ pub(super) struct Feed {
     host_due: Instant,
     host_warned: bool,
     queries: Queries,
+    lookups: names::Lookups,
+    names: Arc<Names>,
     announcements: Announcements,
     loads: loads::Loads,
     loads_due: Instant,
@@ -79,6 +83,7 @@ impl Feed {
         broker: &Broker,
         forwarding: Arc<dyn Forwarding>,
         sequence: Arc<Sequence>,
+        names: Arc<Names>,
         status: Arc<Mutex<LinkStatus>>,
         signals: Signals,
     ) -> Self {
@@ -97,6 +102,8 @@ impl Feed {
             host_due: now,
             host_warned: false,
             queries: Queries::default(),
+            lookups: names::Lookups::default(),
+            names,
             announcements: Announcements::default(),
             loads: loads::Loads::default(),
             loads_due: now + loads::pause(),
@@ -234,6 +241,7 @@ impl Feed {
                 }
             }
             Command::Unresolved(address) => self.unresolved(address),
+            Command::Lookup(key, done) => self.look_up(&key, done),
             Command::Stop { .. } => {}
         }
     }
@@ -314,6 +322,7 @@ impl Feed {
             self.interests_due = now + INTEREST_CHECK;
             self.drop_idle_interests(now);
         }
+        self.drop_lookups();
         if now >= self.refresh_due {
             self.refresh_due = now + jittered(REFRESH);
             self.ask_for_interests();
