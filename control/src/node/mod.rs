@@ -120,6 +120,7 @@ pub struct Node {
     failed: tokio::sync::Notify,
     broken: AtomicBool,
     started: Instant,
+    uplink: std::sync::OnceLock<String>,
     /// Lets tests fail an attach at any step.
     pub fault: Arc<Fault>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
@@ -146,6 +147,8 @@ pub struct Status {
     pub subnetworks: Vec<String>,
     /// Addresses that were handed out again before they had rested.
     pub reused_early: u64,
+    /// How packets leave for other nodes, and why so.
+    pub uplink: Option<String>,
     /// The link to the cluster.
     pub link: LinkStatus,
     /// Attached containers.
@@ -230,6 +233,7 @@ impl Node {
             failed: tokio::sync::Notify::new(),
             broken: AtomicBool::new(false),
             started: Instant::now(),
+            uplink: std::sync::OnceLock::new(),
             fault: Arc::new(Fault::default()),
             tasks: Mutex::new(Vec::new()),
         });
@@ -238,6 +242,11 @@ impl Node {
         node.watch(events);
         node.resume();
         Ok(node)
+    }
+
+    /// Notes how packets leave for other nodes, for whoever asks.
+    pub fn note_uplink(&self, reason: &str) {
+        let _ = self.uplink.set(reason.to_owned());
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -463,6 +472,7 @@ impl Node {
                 })
                 .collect(),
             reused_early: inner.state.ledger.reused_early,
+            uplink: self.uplink.get().cloned(),
             link,
             containers: inner
                 .state
