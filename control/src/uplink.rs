@@ -74,6 +74,13 @@ struct NotedRoute {
     protocol: String,
 }
 
+/// A route that the kernel had over a NIC.
+struct Former {
+    to: (IpAddr, u8),
+    gateway: Option<IpAddr>,
+    source: Option<IpAddr>,
+}
+
 impl Note {
     /// Addresses to give back. What a router's advertisements made they make again.
     fn addresses(&self) -> impl Iterator<Item = (IpAddr, u8)> {
@@ -86,7 +93,7 @@ impl Note {
     }
 
     /// Routes to give back, those without a gateway first: the others lead over them.
-    fn routes(&self) -> Vec<((IpAddr, u8), Option<IpAddr>, Option<IpAddr>)> {
+    fn routes(&self) -> Vec<Former> {
         let mut routes: Vec<_> = self
             .routes
             .iter()
@@ -101,10 +108,14 @@ impl Note {
                     "default" => (any, 0),
                     text => prefix(text)?,
                 };
-                Some((to, route.gateway, route.prefsrc))
+                Some(Former {
+                    to,
+                    gateway: route.gateway,
+                    source: route.prefsrc,
+                })
             })
             .collect();
-        routes.sort_by_key(|(_, gateway, _)| gateway.is_some());
+        routes.sort_by_key(|route: &Former| route.gateway.is_some());
         routes
     }
 }
@@ -256,7 +267,7 @@ pub async fn choose(net: &NetConfig, workers: usize, folder: &Path) -> Result<Ch
             machine.reaches_memory(address, hugepages)?;
             let note = notes(folder).remove(address);
             let why = format!("NIC {address} wholly in DPDK, as the configuration says");
-            Ok(nic(address, tap.clone(), note, why))
+            Ok(nic(address, tap.clone(), note, &why))
         }
         UplinkChoice::Device {
             devargs,
@@ -301,7 +312,7 @@ fn socket(why: &str) -> Chosen {
     }
 }
 
-fn nic(pci: &str, tap: Option<String>, note: Option<Note>, why: String) -> Chosen {
+fn nic(pci: &str, tap: Option<String>, note: Option<Note>, why: &str) -> Chosen {
     let noted = note.as_ref().and_then(|note| note.interface.clone());
     let interface = tap.or(noted).unwrap_or_else(|| TAP.to_owned());
     Chosen {
@@ -328,7 +339,7 @@ fn automatic(
         match usable {
             Ok(()) => {
                 let why = format!("NIC {pci} wholly in DPDK, since it was given to it");
-                return nic(&pci, None, Some(note), why);
+                return nic(&pci, None, Some(note), &why);
             }
             Err(problem) => {
                 tracing::warn!("a NIC was given to DPDK and cannot be had: {problem}");
@@ -457,7 +468,12 @@ pub async fn furnish(chosen: &Chosen) -> Result<(), NetlinkError> {
     for (address, prefix) in note.addresses() {
         netlink.add_address(link.index, address, prefix).await?;
     }
-    for (to, gateway, source) in note.routes() {
+    for Former {
+        to,
+        gateway,
+        source,
+    } in note.routes()
+    {
         if let Err(error) = netlink.add_route(to, link.index, gateway, source).await {
             tracing::warn!(interface, %error, "a route that the NIC had does not come back");
         }
@@ -548,7 +564,7 @@ mod tests {
         let routes: Vec<String> = note
             .routes()
             .iter()
-            .map(|((to, prefix), gateway, _)| format!("{to}/{prefix} {gateway:?}"))
+            .map(|route| format!("{}/{} {:?}", route.to.0, route.to.1, route.gateway))
             .collect();
         assert_eq!(
             routes,

@@ -10,6 +10,7 @@ use journeys::measure::ECHO_PORT;
 use journeys::namespace::Namespace;
 use journeys::node::{Node, UNDERLAY, Uplink};
 use journeys::scene::Scene;
+use serde_json::json;
 
 const SOME: u64 = 5_000_000;
 
@@ -177,6 +178,14 @@ fn the_kernel_keeps_its_addresses(workers: u8) {
     });
     sessions.iter_mut().for_each(Session::goes_on);
     containers_talk(&mut scene);
+    // The TAP goes when all goes.
+    let node = &scene.topology.nodes[0];
+    node.server().post("/down", &json!({})).unwrap();
+    wait_for("the TAP to go", Duration::from_secs(20), || {
+        let shown = node.namespace.ip(&["link", "show", "dev", UNDERLAY]);
+        Ok(shown.is_err().then_some(()))
+    })
+    .unwrap();
 }
 
 #[test]
