@@ -4,15 +4,14 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dataplane::{Config, Handle, Idle, Uplink};
+use dataplane::{Config, Handle, Idle};
 
-use crate::config::{IdleMode, NetConfig, TunConfig, UplinkChoice};
+use crate::config::{IdleMode, NetConfig, TunConfig};
 use crate::forwarding::{
     Attachment, BackendLine, Capture, CaptureOptions, CommandError, FlowLine, Forwarding,
     JobRoutes, Loads, NextHop, Pair, PortLine, RouteLine, Stats, Subnet, Trace, TraceFilter,
 };
-use crate::host;
-use crate::netlink::Netlink;
+use crate::uplink::{self, Chosen};
 
 /// A tmpfs that every Linux has; flows that survive the process lie there.
 const SHARED_DIR: &str = "/dev/shm";
@@ -26,35 +25,28 @@ pub fn remove_flows(instance: &str) -> Result<(), (PathBuf, std::io::Error)> {
     dataplane::mapping::remove(&places)
 }
 
-/// What the data plane is started with.
+/// What the data plane is started with, and how its uplink came to be; `folder` is that of `netcfg.json`.
 ///
 /// # Errors
-/// The uplink's interface is not known; the text says what to set.
-pub async fn config(instance: &str, net: &NetConfig, tun: &TunConfig) -> Result<Config, String> {
+/// The uplink that is asked for cannot be had; the text says what to do.
+pub async fn config(
+    instance: &str,
+    net: &NetConfig,
+    tun: &TunConfig,
+    folder: &Path,
+) -> Result<(Config, Chosen), String> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = net
         .dataplane
         .workers
         .unwrap_or(if cores < 4 { 1 } else { 2 });
-    let uplink = match &net.dataplane.uplink {
-        UplinkChoice::Socket => Uplink::Socket,
-        UplinkChoice::Ethdev { devargs, interface } => {
-            let interface = match interface.clone().or_else(|| net.default_interface.clone()) {
-                Some(interface) => interface,
-                None => default_interface().await?,
-            };
-            Uplink::Ethdev {
-                devargs: with_interface(devargs, &interface, workers),
-                interface,
-            }
-        }
-    };
+    let chosen = uplink::choose(net, workers, folder).await?;
     let idle = net.dataplane.idle.unwrap_or(if cores < 4 {
         IdleMode::Backoff
     } else {
         IdleMode::Spin
     });
-    Ok(Config {
+    let config = Config {
         instance: instance.to_owned(),
         workers,
         worker_cpus: Vec::new(),
@@ -62,7 +54,7 @@ pub async fn config(instance: &str, net: &NetConfig, tun: &TunConfig) -> Result<
             IdleMode::Spin => Idle::Spin,
             IdleMode::Backoff => Idle::Backoff,
         },
-        uplink,
+        uplink: chosen.uplink.clone(),
         tunnel_port: tun.tunnel_port,
         host_interface: tun.host_interface.clone(),
         mtu: tun.mtu,
@@ -72,31 +64,8 @@ pub async fn config(instance: &str, net: &NetConfig, tun: &TunConfig) -> Result<
         hugepage_mb: net.dataplane.hugepage_mb,
         namespace: dataplane::namespace_cookie(),
         shared_dir: PathBuf::from(SHARED_DIR),
-    })
-}
-
-/// The device arguments for a kernel interface's PMD, whose queues must be asked for: one pair for each worker. What an
-/// operator wrote out stays as it is.
-fn with_interface(devargs: &str, interface: &str, workers: usize) -> String {
-    if !devargs.contains("{interface}") {
-        return devargs.to_owned();
-    }
-    let queues = match devargs.split_once(',') {
-        _ if workers < 2 => String::new(),
-        Some((name, _)) if name.starts_with("net_af_packet") => format!(",qpairs={workers}"),
-        Some((name, _)) if name.starts_with("net_af_xdp") => format!(",queue_count={workers}"),
-        _ => String::new(),
     };
-    devargs.replace("{interface}", interface) + &queues
-}
-
-async fn default_interface() -> Result<String, String> {
-    let netlink = Netlink::open().map_err(|error| format!("netlink: {error}"))?;
-    match host::default_interface(&netlink).await {
-        Ok(Some(interface)) => Ok(interface),
-        Ok(None) => Err("there is no default route to tell the uplink's interface; name it in netcfg.json, as in \"Uplink\": \"af_packet:eth0\"".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
+    Ok((config, chosen))
 }
 
 impl Forwarding for Handle {
@@ -156,23 +125,5 @@ impl Forwarding for Handle {
     }
     fn loads(&self) -> Result<Loads, CommandError> {
         Self::loads(self)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kernel_interface_gets_a_pair_of_queues_for_each_worker() {
-        let of = |devargs, workers| with_interface(devargs, "eth1", workers);
-        let packet = "net_af_packet0,iface={interface}";
-        assert_eq!(of(packet, 1), "net_af_packet0,iface=eth1");
-        assert_eq!(of(packet, 4), "net_af_packet0,iface=eth1,qpairs=4");
-        assert_eq!(
-            of("net_af_xdp0,iface={interface}", 2),
-            "net_af_xdp0,iface=eth1,queue_count=2"
-        );
-        assert_eq!(of("0000:01:00.0", 4), "0000:01:00.0");
     }
 }

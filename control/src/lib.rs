@@ -21,6 +21,7 @@ mod next_hop;
 pub mod node;
 mod pcapng;
 mod state;
+pub mod uplink;
 
 pub use attach::{Fault, STEPS, UNIKERNEL_STEPS};
 pub use cluster_link::LinkStatus;

@@ -52,6 +52,14 @@ impl NetlinkError {
         }
     }
 
+    /// No socket could be had.
+    pub fn opening(source: io::Error) -> Self {
+        Self {
+            what: "opening a netlink socket".to_owned(),
+            source,
+        }
+    }
+
     fn is(&self, code: nix::errno::Errno) -> bool {
         self.source.raw_os_error() == Some(code as i32)
     }

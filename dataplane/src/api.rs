@@ -30,7 +30,22 @@ pub enum Uplink {
         devargs: String,
         /// The kernel interface that holds the addresses and whose neighbours count.
         interface: String,
+        /// What that interface gets of the device's frames.
+        beside: Beside,
     },
+}
+
+/// What the kernel gets of the frames at an ethdev uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// A copy of each: the `af_packet` PMD.
+    Copies,
+    /// All but whole datagrams to the tunnel port, by a program of ours: the `af_xdp` PMD. Datagrams that came in
+    /// fragments, or on a queue that is not ours, are read from the kernel's socket.
+    Rest,
+    /// Nothing by itself, the NIC being wholly in DPDK: what is not the tunnel's goes to it by a TAP with the interface's
+    /// name and the NIC's address, and what it sends there leaves by the NIC. The TAP outlives the process.
+    Tap,
 }
 
 /// Mbufs that one worker's ports and queues need.

@@ -61,12 +61,16 @@ counters! {
     ReceivedTunnel = "tunnel" in Received,
     /// From the node itself.
     ReceivedHost = "host" in Received,
+    /// At a NIC that is wholly in DPDK: frames that are not the tunnel's, and frames that the kernel sends by its TAP.
+    ReceivedException = "exception" in Received,
     /// To a container.
     SentAccess = "access" in Sent,
     /// To another node.
     SentTunnel = "tunnel" in Sent,
     /// To the node itself.
     SentHost = "host" in Sent,
+    /// Those frames, to the kernel or to the NIC.
+    SentException = "exception" in Sent,
     /// Not from a port that has a container (any more).
     UnknownPort = "unknown_port" in Dropped,
     /// Neither ARP, IPv4 nor IPv6, or not addressed to the gateway.

@@ -50,6 +50,7 @@ pub mod writer;
 
 pub use api::*;
 pub use handle::Handle;
+pub use kernel_port::xdp::PROGRAM as XDP_PROGRAM;
 pub use observe::capture::{Capture, CaptureOptions, CapturePort, Captured, SNAPLEN_MAX};
 pub use observe::trace::{Ends, Place, Step, Target, Trace, TraceFilter, TraceRecord};
 pub use runtime::Dataplane;

@@ -36,6 +36,15 @@ pub struct EthdevStats {
     pub received: u64,
     /// Frames of others, whose copy the kernel has.
     pub ignored: u64,
+    /// Frames that went to the kernel by the NIC's TAP: those of others, and copies of fragments and ICMP errors, which
+    /// may be anyone's.
+    pub to_kernel: u64,
+    /// Of these, frames that the TAP did not take: it was down or full.
+    pub to_kernel_refused: u64,
+    /// Frames that the kernel sent there and the device took.
+    pub from_kernel: u64,
+    /// Of the kernel's frames, those that the device had no room for.
+    pub from_kernel_full: u64,
     /// Frames that the device took.
     pub sent: u64,
     /// Frames that it had no room for.
@@ -45,16 +54,24 @@ pub struct EthdevStats {
 impl EthdevStats {
     /// All numbers with their names.
     #[must_use]
-    pub fn named(&self) -> [Named; 4] {
+    pub fn named(&self) -> [Named; 8] {
         let Self {
             received,
             ignored,
+            to_kernel,
+            to_kernel_refused,
+            from_kernel,
+            from_kernel_full,
             sent,
             tx_full,
         } = *self;
         [
             ("received", received),
             ("ignored", ignored),
+            ("to_kernel", to_kernel),
+            ("tx_to_kernel_refused", to_kernel_refused),
+            ("from_kernel", from_kernel),
+            ("tx_from_kernel_full", from_kernel_full),
             ("sent", sent),
             ("tx_full", tx_full),
         ]

@@ -1,7 +1,7 @@
 //! Start and stop: memory, EAL, ports, threads, in that order, and back.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +9,10 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use dpdk::{Eal, EalOptions, Memory, Mempool, Port, PortConfig, Ring};
-use kernel_port::{AccessGroup, Pools, TapPort, TunnelPort, Waiter};
+use kernel_port::{AccessGroup, NicTap, Pools, TapPort, TunnelPort, Waiter, xdp};
 
 use crate::access::{Access, changes};
-use crate::api::{Config, Event, PortLine, StartError, Uplink as UplinkKind};
+use crate::api::{self, Config, Event, PortLine, StartError, Uplink as UplinkKind};
 use crate::asleep::Asleep;
 use crate::clock;
 use crate::control::{Controller, Message, WorkerLink};
@@ -23,7 +23,7 @@ use crate::memory;
 use crate::observe::capture::CapturePort;
 use crate::pipeline::Settings;
 use crate::tables::Tables;
-use crate::uplink::{EthdevUplink, Uplink};
+use crate::uplink::{Beside, EthdevUplink, Uplink};
 use crate::worker::{Neighbour, Worker};
 
 /// Frames of each worker's mapped receive ring, 2 KB each.
@@ -40,10 +40,8 @@ pub struct Dataplane {
     wakers: Vec<kernel_port::Waker>,
     workers: Vec<dpdk::Worker>,
     control: Option<JoinHandle<()>>,
-    port: Option<Port>,
+    device: Option<Device>,
     flows: Vec<PathBuf>,
-    // Holds the tunnel port of an ethdev uplink, so that the kernel answers nothing there.
-    _reserved: Vec<UdpSocket>,
     // Last: everything above lives in its memory.
     eal: Option<Eal>,
 }
@@ -92,26 +90,46 @@ fn pool(name: &str, count: u32, room: u16) -> Result<Mempool, StartError> {
     Mempool::create(name, count, 256, room, None).map_err(|e| StartError::Memory(e.to_string()))
 }
 
-/// Each worker's uplink, the ethdev port if it is one, and what keeps the tunnel port ours.
-type Uplinks = (Vec<Uplink>, Option<Port>, Vec<UdpSocket>);
+/// An ethdev uplink's device, and what must stay as long as it is there.
+struct Device {
+    port: Port,
+    // Takes the program off the interface.
+    _program: Option<xdp::Attached>,
+    // Holds the tunnel port, so that the kernel answers nothing there.
+    _reserved: Option<UdpSocket>,
+}
 
-fn open_uplinks(config: &Config, pools: &Pools) -> Result<Uplinks, StartError> {
+/// The PCI device that the arguments name, as EAL must know it at its start: `0000:01:00.0` and what follows.
+fn pci(uplink: &UplinkKind) -> Option<&str> {
+    let UplinkKind::Ethdev { devargs, .. } = uplink else {
+        return None;
+    };
+    let name = devargs.split(',').next()?;
+    let address = |c: char| c.is_ascii_hexdigit() || matches!(c, ':' | '.');
+    (name.contains(':') && name.chars().all(address)).then_some(devargs)
+}
+
+fn open_uplinks(
+    config: &Config,
+    pools: &Pools,
+) -> Result<(Vec<Uplink>, Option<Device>), StartError> {
     let v4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, config.tunnel_port);
     let v6 = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, config.tunnel_port, 0, 0);
-    let UplinkKind::Ethdev { devargs, .. } = &config.uplink else {
-        let ports = TunnelPort::open(config.workers, Some(v4), Some(v6), pools)?;
-        return Ok((
-            ports
-                .into_iter()
-                .map(|port| Uplink::Socket(Box::new(port)))
-                .collect(),
-            None,
-            Vec::new(),
-        ));
+    let UplinkKind::Ethdev {
+        devargs,
+        interface,
+        beside,
+    } = &config.uplink
+    else {
+        let uplinks = open_sockets(config, pools)?
+            .into_iter()
+            .map(|port| Uplink::Socket(Box::new(port)))
+            .collect();
+        return Ok((uplinks, None));
     };
     let failed = |e: &dyn std::fmt::Display| StartError::Uplink(e.to_string());
     // Whoever holds the port keeps the kernel from answering our datagrams with "port unreachable".
-    let reserve = |address: std::net::SocketAddr| {
+    let reserve = |address: SocketAddr| {
         UdpSocket::bind(address).map_err(|e| {
             StartError::Uplink(format!(
                 "the tunnel port {} cannot be reserved ({e}); end the program that holds it, or set another TunnelPort",
@@ -120,8 +138,31 @@ fn open_uplinks(config: &Config, pools: &Pools) -> Result<Uplinks, StartError> {
         })
     };
     // A dual-stack socket holds both; a host without IPv6 has only the other.
-    let reserved = vec![reserve(v6.into()).or_else(|_| reserve(v4.into()))?];
-    let mut port = Port::attach(devargs).map_err(|e| failed(&e))?;
+    let reserved = match beside {
+        api::Beside::Rest => None,
+        _ => Some(reserve(v6.into()).or_else(|_| reserve(v4.into()))?),
+    };
+    let mut object = None;
+    let mut port = match pci(&config.uplink) {
+        // EAL has found it at its start, or not.
+        Some(device) => {
+            let name = device.split(',').next().unwrap_or(device);
+            Port::find(name).map_err(|_| {
+                StartError::Uplink(format!(
+                    "DPDK does not find the NIC {name}, or has no driver for it; scripts/bind {name} gives it to DPDK, scripts/bind --status shows who has it"
+                ))
+            })?
+        }
+        None => {
+            let mut devargs = devargs.clone();
+            if *beside == api::Beside::Rest {
+                let program = xdp::Program::for_port(config.tunnel_port).map_err(|e| failed(&e))?;
+                devargs += &format!(",xdp_prog={}", program.path().display());
+                object = Some(program);
+            }
+            Port::attach(&devargs).map_err(|e| failed(&e))?
+        }
+    };
     let queues = u16::try_from(config.workers).unwrap_or(u16::MAX);
     let settings = PortConfig {
         rx_queues: queues,
@@ -131,18 +172,69 @@ fn open_uplinks(config: &Config, pools: &Pools) -> Result<Uplinks, StartError> {
     };
     port.configure(&settings).map_err(|e| failed(&e))?;
     port.start().map_err(|e| failed(&e))?;
+    let program = object.and_then(|_| hold(interface));
     let mut uplinks = Vec::new();
-    for queue in 0..queues {
-        let rx = port.rx_queue(queue).map_err(|e| failed(&e))?;
-        let tx = port.tx_queue(queue).map_err(|e| failed(&e))?;
-        uplinks.push(Uplink::Ethdev(Box::new(EthdevUplink::new(
-            rx,
-            tx,
-            config.tunnel_port,
-            pools.small.clone(),
-        ))));
+    for (queue, beside) in (0..queues).zip(open_beside(config, *beside, &port, pools)?) {
+        let queues = (
+            port.rx_queue(queue).map_err(|e| failed(&e))?,
+            port.tx_queue(queue).map_err(|e| failed(&e))?,
+        );
+        let small = pools.small.clone();
+        let chains = port.takes_chains();
+        let uplink = EthdevUplink::new(queues, chains, config.tunnel_port, small, beside);
+        uplinks.push(Uplink::Ethdev(Box::new(uplink)));
     }
-    Ok((uplinks, Some(port), reserved))
+    let device = Device {
+        port,
+        _program: program,
+        _reserved: reserved,
+    };
+    Ok((uplinks, Some(device)))
+}
+
+/// Has the interface's program go with this process.
+fn hold(interface: &str) -> Option<xdp::Attached> {
+    xdp::hold(interface)
+        .inspect_err(|error| {
+            tracing::warn!(
+                interface,
+                %error,
+                "the XDP program stays attached if this process is killed (kernels before 5.9); the next start takes it off"
+            );
+        })
+        .ok()
+}
+
+/// What is beside each worker's queues.
+fn open_beside(
+    config: &Config,
+    beside: api::Beside,
+    port: &Port,
+    pools: &Pools,
+) -> Result<Vec<Beside>, StartError> {
+    Ok(match (beside, &config.uplink) {
+        (api::Beside::Rest, _) => open_sockets(config, pools)?
+            .into_iter()
+            .map(|socket| Beside::Rest(Box::new(socket)))
+            .collect(),
+        (api::Beside::Tap, UplinkKind::Ethdev { interface, .. }) => {
+            let nic = NicTap {
+                name: interface,
+                mac: port.mac().map_err(|e| StartError::Uplink(e.to_string()))?,
+            };
+            TapPort::open_nic(nic, config.workers, pools)?
+                .into_iter()
+                .map(|tap| Beside::Tap(Box::new(tap)))
+                .collect()
+        }
+        _ => (0..config.workers).map(|_| Beside::Copies).collect(),
+    })
+}
+
+fn open_sockets(config: &Config, pools: &Pools) -> Result<Vec<TunnelPort>, StartError> {
+    let v4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, config.tunnel_port);
+    let v6 = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, config.tunnel_port, 0, 0);
+    Ok(TunnelPort::open(config.workers, Some(v4), Some(v6), pools)?)
 }
 
 /// The ports that are there from start to stop.
@@ -188,7 +280,7 @@ impl Dataplane {
             file_prefix: prefix,
             workers: worker_cpus(config)?,
             memory: choice.memory.clone(),
-            pci_allow: Vec::new(),
+            pci_allow: pci(&config.uplink).map(str::to_owned).into_iter().collect(),
             ..EalOptions::default()
         })?;
         let workers = u32::try_from(config.workers).unwrap_or(1);
@@ -204,7 +296,7 @@ impl Dataplane {
                 memory::LARGE_ROOM,
             )?,
         };
-        let (uplinks, port, reserved) = open_uplinks(config, &pools)?;
+        let (uplinks, device) = open_uplinks(config, &pools)?;
         let taps = TapPort::open(&config.host_interface, config.workers, &pools)?;
         let (access_group, access_ports) = AccessGroup::open(config.workers, RING_FRAMES, &pools)?;
         // The mapping comes last of what can fail: until here an earlier process's flows are untouched.
@@ -255,10 +347,8 @@ impl Dataplane {
         {
             waiter.add(access.fd())?;
             waiter.add(host.fd())?;
-            if let Uplink::Socket(tunnel) = &uplink {
-                for fd in tunnel.fds() {
-                    waiter.add(fd)?;
-                }
+            for fd in uplink.fds() {
+                waiter.add(fd)?;
             }
             let worker = Worker {
                 settings: Settings {
@@ -322,9 +412,8 @@ impl Dataplane {
             wakers: neighbours.into_iter().map(|n| n.waker).collect(),
             workers: running,
             control: Some(control),
-            port,
+            device,
             flows: mapping::places(&config.shared_dir, &config.instance),
-            _reserved: reserved,
             eal: Some(eal),
         })
     }
@@ -367,7 +456,7 @@ impl Drop for Dataplane {
         {
             tracing::error!("the control thread ended badly");
         }
-        if let Some(port) = self.port.take()
+        if let Some(Device { port, .. }) = self.device.take()
             && let Err(error) = port.detach()
         {
             tracing::warn!("the uplink could not be detached: {error}");

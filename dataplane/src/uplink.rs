@@ -5,6 +5,7 @@
 //! control plane reads out of the kernel's tables and keeps current; it splits datagrams and puts them together again,
 //! and reads what routers say of the path, where a NIC in DPDK's hands has no kernel behind it.
 
+mod beside;
 mod outer;
 mod reassembly;
 mod report;
@@ -14,6 +15,7 @@ mod tests;
 pub mod template;
 
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
@@ -30,11 +32,14 @@ use crate::sync::AtomicU64;
 use crate::tables::{Tables, halves, join, low32};
 use crate::tunnel;
 
+pub use beside::{Beside, Crossed};
 pub(crate) use outer::FLOOR_V4;
 use outer::{Opened, Outer};
 pub use reassembly::Reassembled;
 use reassembly::Reassembly;
 
+/// Calls until a device that has no room is left alone.
+const TRIES: usize = 8;
 /// Hosts of which something may be said in one round.
 const REPORTS: usize = 8;
 
@@ -117,12 +122,16 @@ pub struct EthdevUplink {
     rx: RxQueue,
     tx: TxQueue,
     outbox: Burst<64>,
+    /// It sends frames of several segments.
+    takes_chains: bool,
     tunnel_port: u16,
     small: Mempool,
     id: u32,
     flushed: Sent,
     stats: EthdevStats,
     rare: Rare,
+    beside: Beside,
+    crossed: Crossed,
 }
 
 /// What to do with the frames that are neither the tunnel's datagrams nor none of its business.
@@ -135,7 +144,8 @@ struct Rare {
 impl Rare {
     /// A fragment, or what a router says of our datagrams.
     #[cold]
-    fn take(&mut self, tables: &Tables, packet: Mbuf, headers: &Headers) -> Option<Received> {
+    fn take(&mut self, tables: &Tables, frame: Mbuf, headers: &Headers) -> Option<Received> {
+        let packet = outer::enter(frame, headers)?;
         if headers.icmp == Icmp::None {
             // Only who may send whole datagrams may have some put together.
             tables.endpoint_of(headers.source)?;
@@ -152,11 +162,18 @@ impl Rare {
 
 impl EthdevUplink {
     /// Over a pair of queues; `tunnel_port` in host byte order.
-    pub fn new(rx: RxQueue, tx: TxQueue, tunnel_port: u16, small: Mempool) -> Self {
+    pub fn new(
+        (rx, tx): (RxQueue, TxQueue),
+        takes_chains: bool,
+        tunnel_port: u16,
+        small: Mempool,
+        beside: Beside,
+    ) -> Self {
         Self {
             rx,
             tx,
             outbox: Burst::new(),
+            takes_chains,
             tunnel_port,
             small,
             // Workers' fragments, and those of an earlier process, must not be taken for one another's.
@@ -168,18 +185,31 @@ impl EthdevUplink {
                 reassembly: Reassembly::new(tunnel_port),
                 reports: ArrayVec::new(),
             },
+            beside,
+            crossed: Crossed::default(),
         }
     }
 
     fn open(&mut self, tables: &Tables, frame: Mbuf) -> Option<Received> {
         let received = match outer::open(frame, self.tunnel_port) {
             Opened::Inner(received) => Some(received),
-            // The kernel has a copy of every frame and answers what is not the tunnel's.
-            Opened::Other => {
-                self.stats.ignored += 1;
+            Opened::Other(frame) => {
+                match self.beside.wants() {
+                    true => self.beside.give(frame, &mut self.crossed),
+                    // The kernel has a copy of every frame and answers what is not the tunnel's.
+                    false => self.stats.ignored += 1,
+                }
                 None
             }
-            Opened::Rare(packet, headers) => self.rare.take(tables, packet, &headers),
+            Opened::Rare(frame, headers) => {
+                // Whose it is, the kernel finds out as well: it has a socket at the tunnel port that swallows ours.
+                if self.beside.wants()
+                    && let Some(copy) = frame.slice(&self.small, 0, frame.pkt_len())
+                {
+                    self.beside.give(copy, &mut self.crossed);
+                }
+                self.rare.take(tables, frame, &headers)
+            }
         };
         self.stats.received += u64::from(received.is_some());
         received
@@ -222,6 +252,13 @@ impl EthdevUplink {
 
     #[inline]
     fn queue(&mut self, eye: Option<&Eye<'_>>, frame: Mbuf) -> bool {
+        let frame = if self.takes_chains || frame.segment_count() == 1 {
+            frame
+        } else if let Some(copy) = in_one_piece(&frame, &self.small) {
+            copy
+        } else {
+            return false;
+        };
         let Err(frame) = self.outbox.push(frame) else {
             return true;
         };
@@ -257,7 +294,7 @@ impl EthdevUplink {
         }
         let waiting = self.outbox.len();
         let mut sent = 0;
-        for _ in 0..8 {
+        for _ in 0..TRIES {
             sent += self.tx.burst(&mut self.outbox);
             if self.outbox.is_empty() {
                 break;
@@ -276,8 +313,35 @@ impl EthdevUplink {
         if !self.outbox.is_empty() {
             self.send(eye);
         }
+        if self.crossed.received > 0 {
+            self.beside.flush(&mut self.stats, &mut self.crossed);
+        }
         std::mem::take(&mut self.flushed)
     }
+}
+
+/// A copy in one segment, for a device (the af_xdp PMD) that sends nothing else.
+#[cold]
+fn in_one_piece(frame: &Mbuf, pool: &Mempool) -> Option<Mbuf> {
+    let mut copy = pool.alloc()?;
+    let room = copy.append(frame.pkt_len())?;
+    frame.copy_out(0, room).then_some(copy)
+}
+
+/// Hands what has arrived at the kernel's sockets to `sink`.
+fn receive(
+    port: &mut TunnelPort,
+    eye: Option<&Eye<'_>>,
+    limit: usize,
+    sink: &mut impl FnMut(Received),
+) -> usize {
+    port.receive(limit, &mut |mbuf: Mbuf, from: &SocketAddr, tos: u8| {
+        if let Some(eye) = eye {
+            let from = (Address::from(from.ip()), from.port());
+            eye.see(CapturePort::Uplink, false, &mbuf, Some(from));
+        }
+        sink((mbuf, Address::from(from.ip()), tos));
+    })
 }
 
 impl Uplink {
@@ -290,16 +354,55 @@ impl Uplink {
         sink: &mut impl FnMut(Received),
     ) -> usize {
         match self {
-            Uplink::Socket(port) => {
-                port.receive(limit, &mut |mbuf: Mbuf, from: &SocketAddr, tos: u8| {
-                    if let Some(eye) = eye {
-                        let from = (Address::from(from.ip()), from.port());
-                        eye.see(CapturePort::Uplink, false, &mbuf, Some(from));
-                    }
-                    sink((mbuf, Address::from(from.ip()), tos));
-                })
-            }
+            Uplink::Socket(port) => receive(port, eye, limit, sink),
             Uplink::Ethdev(_) => 0,
+        }
+    }
+
+    /// The kernel beside an ethdev: what it sends by the NIC goes out, and what it holds of the tunnel's goes to `sink`.
+    /// How many packets that was. Costs a system call, so it is not for every round.
+    pub fn look_beside(
+        &mut self,
+        eye: Option<&Eye<'_>>,
+        limit: usize,
+        sink: &mut impl FnMut(Received),
+    ) -> usize {
+        let Uplink::Ethdev(port) = self else { return 0 };
+        let EthdevUplink {
+            tx,
+            beside,
+            stats,
+            crossed,
+            ..
+        } = &mut **port;
+        match beside {
+            Beside::Rest(socket) => {
+                let came = receive(socket, eye, limit, sink);
+                stats.received += came as u64;
+                came
+            }
+            beside => beside.forward(tx, eye, stats, crossed),
+        }
+    }
+
+    /// What crossed between the kernel and a NIC that is wholly in DPDK, since the last call.
+    #[inline]
+    pub fn crossed(&mut self) -> Crossed {
+        match self {
+            Uplink::Socket(_) => Crossed::default(),
+            Uplink::Ethdev(port) => std::mem::take(&mut port.crossed),
+        }
+    }
+
+    /// Descriptors to wait for.
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Uplink::Socket(port) => port.fds().collect(),
+            Uplink::Ethdev(port) => match &port.beside {
+                Beside::Copies => Vec::new(),
+                Beside::Rest(socket) => socket.fds().collect(),
+                Beside::Tap(tap) => vec![tap.fd()],
+            },
         }
     }
 
@@ -340,8 +443,14 @@ impl Uplink {
                 let stats = port.stats();
                 stats.empty + stats.truncated
             }
-            // Frames that are not the tunnel's are the kernel's, which has a copy.
-            Uplink::Ethdev(_) => 0,
+            // Frames that are not the tunnel's are the kernel's.
+            Uplink::Ethdev(port) => match &port.beside {
+                Beside::Rest(socket) => {
+                    let stats = socket.stats();
+                    stats.empty + stats.truncated
+                }
+                _ => 0,
+            },
         }
     }
 
@@ -403,7 +512,17 @@ impl Uplink {
                     mtu: 0,
                 });
             }),
-            Uplink::Ethdev(port) => port.rare.reports.drain(..).for_each(each),
+            Uplink::Ethdev(port) => {
+                port.rare.reports.drain(..).for_each(&mut each);
+                if let Beside::Rest(socket) = &mut port.beside {
+                    socket.path_errors(&mut |host| {
+                        each(PathReport {
+                            host: host.into(),
+                            mtu: 0,
+                        });
+                    });
+                }
+            }
         }
     }
 

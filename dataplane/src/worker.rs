@@ -22,7 +22,7 @@ use crate::sync::AtomicU64;
 use crate::tables::Tables;
 use crate::tunnel::Joiner;
 use crate::uplink::template;
-use crate::uplink::{Push, Received, Uplink};
+use crate::uplink::{Crossed, Push, Received, Uplink};
 
 /// Packets taken from one port in one round.
 const BURST: usize = 64;
@@ -280,6 +280,13 @@ impl Ports<'_> {
             self.counters.add(counter, sent.sent);
             self.counters.add(Counter::PortRefused, sent.dropped);
         }
+        let crossed = self.uplink.crossed();
+        if crossed.received > 0 {
+            let Crossed { received, sent } = crossed;
+            self.counters.add(Counter::ReceivedException, received);
+            self.counters.add(Counter::SentException, sent.sent);
+            self.counters.add(Counter::PortRefused, sent.dropped);
+        }
     }
 }
 
@@ -332,7 +339,7 @@ impl Worker {
         let tick_cycles = dpdk::cycles_hz() / 1000;
         let (mut next_tick, mut next_show, mut next_drops) = (0, 0, 0);
         let host_cycles = dpdk::cycles_hz() / 1_000_000 * HOST_US;
-        let mut next_host = 0;
+        let (mut next_host, mut next_beside) = (0, 0);
         let mut empty_rounds = 0;
         tables.quiescence.wake(me);
         while !self.stop.load(Ordering::Relaxed) {
@@ -386,6 +393,17 @@ impl Worker {
             work += uplink.receive(eye.open(), BURST, &mut |received| {
                 datagrams.push(received);
             });
+            if cycles >= next_beside {
+                let came = uplink.look_beside(eye.open(), BURST, &mut |received| {
+                    datagrams.push(received);
+                });
+                next_beside = if came > 0 {
+                    cycles
+                } else {
+                    cycles + host_cycles
+                };
+                work += came;
+            }
             if let Some(tunnel_port) = uplink.frames(eye.open(), &mut frames_of_port) {
                 work += frames_of_port.len();
                 pipeline.burst_from_wire(&mut frames_of_port, tunnel_port, &mut datagrams);

@@ -235,7 +235,7 @@ fn every_port_is_seen(uplink: Uplink) {
             let back = find(&interface, false, &d_instance, &c);
             assert!(back.comment.starts_with(&format!("from node {}", node(1))));
         }
-        Uplink::AfPacket => {
+        Uplink::AfPacket | Uplink::AfXdp | Uplink::Whole(_) => {
             for (outgoing, a, b) in [(true, 0, 1), (false, 1, 0)] {
                 let outer = find("underlay0", outgoing, &node(a), &node(b));
                 assert_eq!(outer.ports, TUNNEL_PORT.to_string());

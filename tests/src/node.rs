@@ -31,16 +31,31 @@ pub enum Uplink {
     Socket,
     /// An ethdev of DPDK's `af_packet` PMD on the underlay interface.
     AfPacket,
+    /// An ethdev of DPDK's `af_xdp` PMD on the underlay interface, which the kernel goes on using.
+    AfXdp,
+    /// A NIC wholly in DPDK, with so many queues: the kernel gets nothing of the cable's end, and the underlay interface
+    /// is the TAP.
+    Whole(u8),
 }
 
 impl Uplink {
     /// As `--uplink` takes it.
     #[must_use]
-    pub fn flag(self) -> &'static str {
+    pub fn flag(self) -> String {
         match self {
-            Uplink::Socket => "socket",
-            Uplink::AfPacket => "af_packet",
+            Uplink::Socket => "socket".into(),
+            Uplink::AfPacket => "af_packet".into(),
+            Uplink::AfXdp => "af_xdp".into(),
+            Uplink::Whole(queues) => {
+                format!("net_af_packet0,iface=wire0,qpairs={queues}@tap:{UNDERLAY}")
+            }
         }
+    }
+
+    /// Whether the device knows no checksum or segmentation state, so that frames must come to it complete.
+    #[must_use]
+    pub fn takes_complete_frames(self) -> bool {
+        matches!(self, Uplink::AfPacket | Uplink::Whole(_))
     }
 }
 
@@ -96,6 +111,59 @@ impl Node {
         })
     }
 
+    /// Takes the cable's end away from the kernel, as binding a NIC to vfio does: it becomes `wire0`, without an address,
+    /// and no frame that arrives gets past it.
+    ///
+    /// # Errors
+    /// When `ip` or `nft` fails.
+    pub fn give_to_dpdk(&self) -> Result<()> {
+        let inside = &self.namespace;
+        inside.ip(&["link", "set", UNDERLAY, "down"])?;
+        inside.ip(&["address", "flush", "dev", UNDERLAY])?;
+        inside.ip(&["link", "set", UNDERLAY, "name", "wire0"])?;
+        inside.sysctl("ipv6/conf/wire0/disable_ipv6", "1")?;
+        inside.ip(&["link", "set", "wire0", "up"])?;
+        inside.command("nft", &["add", "table", "netdev", "wire"])?;
+        let hook = "{ type filter hook ingress device wire0 priority 0; policy drop; }";
+        let chain = ["add", "chain", "netdev", "wire", "arriving", hook];
+        inside.command("nft", &chain).map(drop)
+    }
+
+    /// Gives the TAP of a NIC that is wholly in DPDK the addresses that the underlay interface had, as DHCP or the
+    /// host's configuration would.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn furnish(&self) -> Result<()> {
+        let inside = &self.namespace;
+        let [.., number] = self.underlay.octets();
+        for own in [
+            format!("{}/24", self.underlay),
+            format!("2001:db8::{number}/64"),
+        ] {
+            inside.ip(&["address", "replace", &own, "dev", UNDERLAY, "nodad"])?;
+        }
+        inside.ip(&["route", "replace", "default", "dev", UNDERLAY])?;
+        Ok(())
+    }
+
+    /// [`Node::furnish`], once the Net Manager has made the TAP.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn furnish_when_there(&mut self) -> Result<()> {
+        wait_for("the NIC's TAP", Duration::from_secs(30), || {
+            self.process()?.check_running()?;
+            self.furnish().map(Some)
+        })
+    }
+
+    /// How its tunnel leaves.
+    #[must_use]
+    pub fn uplink(&self) -> Uplink {
+        self.uplink
+    }
+
     /// Changes the settings by `change` before the next start.
     ///
     /// # Errors
@@ -124,7 +192,8 @@ impl Node {
             Stage::Node,
         )
         .args(self.flags())
-        .args(["run", "--uplink", self.uplink.flag()]);
+        .args(["run", "--uplink"])
+        .args([self.uplink.flag()]);
         for (key, value) in &self.environment {
             launch = launch.env(key, value);
         }

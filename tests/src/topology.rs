@@ -272,7 +272,7 @@ impl Topology {
             let inside = &node.namespace;
             // As docker leaves it on every node that runs containers.
             inside.sysctl("ipv4/ip_forward", "1")?;
-            if plan.uplink == Uplink::AfPacket {
+            if plan.uplink.takes_complete_frames() {
                 // The PMD knows no checksum or segmentation state.
                 inside.command(
                     "ethtool",
@@ -281,6 +281,9 @@ impl Topology {
                         "gro", "off",
                     ],
                 )?;
+            }
+            if matches!(plan.uplink, Uplink::Whole(_)) {
+                node.give_to_dpdk()?;
             }
         }
         Ok(())
@@ -324,6 +327,9 @@ impl Topology {
         }
         for node in &mut self.nodes {
             node.wait_listening()?;
+            if matches!(node.uplink(), Uplink::Whole(_)) {
+                node.furnish_when_there()?;
+            }
         }
         self.run.note_leftovers();
         Ok(())

@@ -17,14 +17,35 @@ pub fn namespace_name(job: &str, number: u32) -> String {
     format!("{job}.instance.{number}")
 }
 
+/// Whether this process sees the file system by a copy of the host's view, as a hardened unit or `ip netns exec` gives
+/// it: what the host mounts is seen here, and nothing the other way.
+fn host_has_own_view() -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let view = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    root_follows(&mounts) && view("1").is_some_and(|host| Some(host) != view("self"))
+}
+
+/// Whether the root mount is a slave (proc(5), `mountinfo`).
+fn root_follows(mounts: &str) -> bool {
+    mounts.lines().any(|line| {
+        let mut fields = line.split(' ').skip(4);
+        fields.next() == Some("/")
+            && fields
+                .take_while(|field| *field != "-")
+                .any(|field| field.starts_with("master:"))
+    })
+}
+
 async fn ip(arguments: &[&str]) -> Result<(), AttachError> {
-    let output = tokio::process::Command::new("ip")
-        .args(arguments)
-        .output()
-        .await
-        .map_err(|error| {
-            AttachError::Command(format!("ip could not be run: {error}; install iproute2"))
-        })?;
+    // A namespace's name is a mount, and the machine is started by someone in the host's view.
+    let named_at_host = arguments.first() == Some(&"netns") && host_has_own_view();
+    let mut command = tokio::process::Command::new(if named_at_host { "nsenter" } else { "ip" });
+    if named_at_host {
+        command.args(["--target", "1", "--mount", "--", "ip"]);
+    }
+    let output = command.args(arguments).output().await.map_err(|error| {
+        AttachError::Command(format!("ip could not be run: {error}; install iproute2"))
+    })?;
     if output.status.success() {
         return Ok(());
     }
@@ -85,4 +106,23 @@ pub async fn remove(name: &str) -> Result<(), AttachError> {
         ip(&["netns", "delete", name]).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_that_follows_the_hosts_is_known() {
+        let line = |optional: &str| {
+            format!(
+                "1 2 8:1 /tmp /tmp rw master:3 - ext4 /dev/a rw\n28 1 8:1 / / rw,relatime{optional} - ext4 /dev/a rw\n"
+            )
+        };
+        assert!(root_follows(&line(" master:1")));
+        assert!(root_follows(&line(" shared:40 master:1")));
+        assert!(!root_follows(&line(" shared:1")));
+        assert!(!root_follows(&line("")));
+        assert!(!root_follows(""));
+    }
 }

@@ -126,6 +126,7 @@ fn status(body: &str) -> Outcome {
     for subnetwork in status["subnetworks"].as_array().into_iter().flatten() {
         say!("subnetwork   {}", subnetwork.as_str().unwrap_or("-"));
     }
+    say!("uplink       {}", text(&status, "uplink"));
     say!(
         "cluster link {}",
         if connected { "connected" } else { "down" }

@@ -67,7 +67,8 @@ struct Options {
 /// Settings that win over the files.
 #[derive(Clone, Debug, Default, Args)]
 struct Overrides {
-    /// How packets leave for other nodes: socket, af_packet[:IFACE], af_xdp[:IFACE], or DEVARGS@IFACE
+    /// How packets leave for other nodes: auto, socket, af_packet[:IFACE], af_xdp[:IFACE], vfio:PCI, virtio:PCI, or
+    /// DEVARGS@IFACE
     #[arg(long, env = "NETMANAGER_UPLINK")]
     uplink: Option<String>,
     /// Worker lcores

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -11,7 +12,7 @@ use crate::config::{IdleMode, NetConfig, TunConfig, UplinkChoice};
 use crate::forwarding::{Event, Forwarding};
 use crate::node::{Node, Options as NodeOptions};
 use crate::state::StateFile;
-use crate::{dataplane, http, instance};
+use crate::{dataplane, http, instance, uplink};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -160,7 +161,9 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
     let _socket_file = Unlink(options.socket.clone());
     // Before the data plane takes the flows over that belong to it.
     StateFile::open(&options.state_dir, &instance)?.check()?;
-    let config = dataplane::config(&instance, &net, &tun).await?;
+    let folder = uplink::folder(&options.config);
+    let (config, chosen) = dataplane::config(&instance, &net, &tun, &folder).await?;
+    tracing::info!("uplink: {}", chosen.reason);
     let (events, inbox) = mpsc::channel::<Event>(EVENTS);
     let plane = tokio::task::spawn_blocking(move || {
         ::dataplane::Dataplane::start(
@@ -172,7 +175,9 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
         )
     })
     .await??;
+    uplink::furnish(&chosen).await?;
     let forwarding: Arc<dyn Forwarding> = Arc::new(plane.handle());
+    let settings = net.clone();
     let node_options = NodeOptions {
         instance,
         net,
@@ -180,6 +185,7 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
         state_dir: options.state_dir.clone(),
     };
     let node = Node::start(node_options, forwarding, inbox).await?;
+    node.note_uplink(&chosen.reason);
     let purged = Arc::new(Notify::new());
     let (close, closing) = watch::channel(false);
     let mut closed = closing.clone();
@@ -187,6 +193,8 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
         listener,
         http::router(Arc::clone(&node), Arc::clone(&purged), closing),
     );
+    let was_purged = Arc::new(AtomicBool::new(false));
+    let removed = Arc::clone(&was_purged);
     let ended = Notify::new();
     let server = server.with_graceful_shutdown({
         let ended = Arc::new(ended);
@@ -199,7 +207,10 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
             tokio::select! {
                 _ = terminate.recv() => outcome.stop(true).await,
                 _ = interrupt.recv() => outcome.stop(true).await,
-                () = purged.notified() => outcome.ended.notify_one(),
+                () = purged.notified() => {
+                    removed.store(true, Ordering::Relaxed);
+                    outcome.ended.notify_one();
+                }
                 () = outcome.node.failed() => outcome.stop(false).await,
             }
         };
@@ -221,6 +232,9 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
     };
     let keep = failed.has_containers() || failed.broken();
     tokio::task::spawn_blocking(move || if keep { plane.stop() } else { plane.remove() }).await?;
+    if was_purged.load(Ordering::Relaxed) {
+        uplink::remove(&settings, &folder).await;
+    }
     served?;
     if failed.broken() {
         return Err("a worker of the data plane ended; the log says why".into());
@@ -267,8 +281,10 @@ pub(super) fn purge(options: &Options) -> Outcome {
         tun,
         state_dir: options.state_dir.clone(),
     };
+    let settings = node_options.net.clone();
     runtime.block_on(async {
         crate::node::purge_without_daemon(node_options).await?;
+        uplink::remove(&settings, &uplink::folder(&options.config)).await;
         Ok(())
     })
 }

@@ -126,6 +126,7 @@ pub struct Node {
     broken: AtomicBool,
     stopping: AtomicBool,
     started: Instant,
+    uplink: std::sync::OnceLock<String>,
     /// Lets tests fail an attach at any step.
     pub fault: Arc<Fault>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
@@ -152,6 +153,8 @@ pub struct Status {
     pub subnetworks: Vec<String>,
     /// Addresses that were handed out again before they had rested.
     pub reused_early: u64,
+    /// How packets leave for other nodes, and why so.
+    pub uplink: Option<String>,
     /// The link to the cluster.
     pub link: LinkStatus,
     /// Names of services; absent when they are not served.
@@ -246,6 +249,7 @@ impl Node {
             broken: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             started: Instant::now(),
+            uplink: std::sync::OnceLock::new(),
             fault: Arc::new(Fault::default()),
             tasks: Mutex::new(Vec::new()),
         });
@@ -257,6 +261,11 @@ impl Node {
         }
         node.resume();
         Ok(node)
+    }
+
+    /// Notes how packets leave for other nodes, for whoever asks.
+    pub fn note_uplink(&self, reason: &str) {
+        let _ = self.uplink.set(reason.to_owned());
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -518,6 +527,7 @@ impl Node {
                 })
                 .collect(),
             reused_early: inner.state.ledger.reused_early,
+            uplink: self.uplink.get().cloned(),
             link,
             dns: self.dns.as_ref().map(Dns::status),
             containers: inner

@@ -1,6 +1,6 @@
 //! Device arguments, `driver,key=value,...`: what can be said about them before a driver fails.
 
-use std::path::Path;
+use std::ffi::CString;
 
 /// The device's name: what stands before the first comma.
 pub(crate) fn name(devargs: &str) -> &str {
@@ -27,10 +27,17 @@ pub(crate) fn missing_interface(devargs: &str) -> Option<String> {
         .split(',')
         .skip(1)
         .filter_map(|pair| pair.split_once('='))
-        .find(|(key, interface)| {
-            keys.contains(key) && !Path::new("/sys/class/net").join(interface).exists()
-        })
+        .find(|(key, interface)| keys.contains(key) && !exists(interface))
         .map(|(_, interface)| interface.to_owned())
+}
+
+/// Whether this network namespace has the interface; /sys may show another's.
+fn exists(interface: &str) -> bool {
+    let Ok(name) = CString::new(interface) else {
+        return false;
+    };
+    // SAFETY: `name` is a C string.
+    (unsafe { libc::if_nametoindex(name.as_ptr()) }) != 0
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@
 //! | [`waiter`] | sleeping on descriptors, and being woken |
 //! | [`namespace`] | a name for the network namespace that is never used again |
 //! | [`words`] | memory that outlives the process |
+//! | [`xdp`] | what an AF_XDP uplink takes from an interface that the kernel shares |
 
 #![deny(unsafe_code)]
 
@@ -37,12 +38,13 @@ pub mod tunnel;
 pub mod vnet;
 pub mod waiter;
 pub mod words;
+pub mod xdp;
 
 pub use access::{AccessGroup, AccessPort, AccessStats};
 pub use error::KernelPortError;
 pub use path::path_mtu;
 pub use stats::Named;
-pub use tap::{TapPort, TapStats};
+pub use tap::{NicTap, TapPort, TapStats};
 pub use tunnel::{PathMtu, TunnelOptions, TunnelPort, TunnelStats};
 pub use waiter::{Waiter, Waker, Woken};
 pub use words::SharedWords;

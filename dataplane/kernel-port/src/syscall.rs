@@ -289,6 +289,10 @@ pub(crate) fn set_number(fd: BorrowedFd<'_>, request: TapNumber) -> io::Result<(
                 libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, c_ulong::from(offload))
             })
         }
+        TapNumber::Persistent => {
+            // SAFETY: the argument is no pointer.
+            check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETPERSIST, c_ulong::from(1_u32)) })
+        }
         TapNumber::HeaderLen => {
             let len = crate::vnet::LEN as c_int;
             // SAFETY: the kernel reads one int.
@@ -303,6 +307,8 @@ pub(crate) fn set_number(fd: BorrowedFd<'_>, request: TapNumber) -> io::Result<(
 pub(crate) enum TapNumber {
     Offload(u32),
     HeaderLen,
+    /// It stays when its queues are closed.
+    Persistent,
 }
 
 /// The Ethernet address of the TAP behind a descriptor.
@@ -329,6 +335,110 @@ fn interface_request(name: &str) -> io::Result<libc::ifreq> {
         *to = libc::c_char::from_ne_bytes([from]);
     }
     Ok(request)
+}
+
+/// Gives the TAP of that name an Ethernet address.
+pub(crate) fn set_tap_mac(fd: BorrowedFd<'_>, name: &str, mac: [u8; 6]) -> io::Result<()> {
+    let mut request = interface_request(name)?;
+    // SAFETY: an address of zeros is valid.
+    let mut address: libc::sockaddr = unsafe { std::mem::zeroed() };
+    address.sa_family = libc::ARPHRD_ETHER;
+    for (to, from) in address.sa_data.iter_mut().zip(mac) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    request.ifr_ifru.ifru_hwaddr = address;
+    // SAFETY: the kernel reads one `ifreq`.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFHWADDR, &raw const request) }).map(drop)
+}
+
+/// A file in memory.
+pub(crate) fn memory_file(name: &str) -> io::Result<OwnedFd> {
+    let name = CString::new(name)?;
+    // SAFETY: `name` is a C string.
+    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Another descriptor of the same file.
+pub(crate) fn duplicate(number: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is passed; a number that is not open is an error.
+    let fd = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Attaches an XDP program to an interface so that it stays, or takes it off (rtnetlink(7), `IFLA_XDP`).
+pub(crate) fn set_xdp(interface: u32, program: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    const IFLA_XDP: u16 = 43 | libc::NLA_F_NESTED as u16;
+    const IFLA_XDP_FD: u16 = 1;
+    const LEN: u32 = 16 + 16 + 4 + 8;
+    let mut message = Vec::new();
+    for word in [LEN, u32::from(libc::RTM_SETLINK) | (0x5 << 16), 1, 0] {
+        message.extend(word.to_ne_bytes());
+    }
+    for word in [0, interface, 0, 0] {
+        message.extend(word.to_ne_bytes());
+    }
+    for (length, kind) in [(12_u16, IFLA_XDP), (8, IFLA_XDP_FD)] {
+        message.extend(length.to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+    }
+    message.extend(program.map_or(-1, |fd| fd.as_raw_fd()).to_ne_bytes());
+    // SAFETY: no memory is passed.
+    let fd = check(unsafe {
+        libc::socket(
+            libc::AF_NETLINK,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            libc::NETLINK_ROUTE,
+        )
+    })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut answer = [0_u8; 512];
+    // SAFETY: each buffer is passed with its length.
+    let got = unsafe {
+        let sent = libc::send(
+            socket.as_raw_fd(),
+            message.as_ptr().cast(),
+            message.len(),
+            0,
+        );
+        check(sent as c_int)?;
+        check(libc::recv(
+            socket.as_raw_fd(),
+            answer.as_mut_ptr().cast(),
+            answer.len(),
+            0,
+        ) as c_int)?
+    };
+    // An acknowledgement: a header, and an error number, negative.
+    let error = answer.get(16..20).and_then(|bytes| bytes.first_chunk());
+    match error.map(|bytes| c_int::from_ne_bytes(*bytes)) {
+        Some(0) if got >= 20 => Ok(()),
+        Some(error) if got >= 20 => Err(io::Error::from_raw_os_error(-error)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Attaches an XDP program to an interface for as long as the answer is open (bpf(2), `BPF_LINK_CREATE`).
+pub(crate) fn link_xdp(interface: u32, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const BPF_LINK_CREATE: c_int = 28;
+    const BPF_XDP: u32 = 37;
+    let program = u32::try_from(program.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let attributes = [program, interface, BPF_XDP, 0];
+    // SAFETY: the kernel reads as many bytes as are said.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_CREATE,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    };
+    let fd = check(c_int::try_from(result).unwrap_or(-1))?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The index of an interface in the calling thread's network namespace.

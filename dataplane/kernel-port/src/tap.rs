@@ -1,8 +1,12 @@
-//! The host port: a TAP, by which containers and the node itself meet.
+//! TAPs: the host port, by which containers and the node itself meet, and what the kernel has of a NIC that is wholly in
+//! DPDK.
 //!
 //! Frames carry `virtio_net_hdr`, and the interface takes unfinished checksums and segments of TCP (and of
 //! UDP, from kernel 6.2 on), so that a stream to a host process crosses in pieces of 64 KB. A TAP has no
 //! call for bursts: each frame costs one. Addresses, MTU and the way up are control's work.
+//!
+//! The TAP of a NIC stays when its process ends, and with it addresses, routes and the connections that rest on them; its
+//! frames are complete, as the NIC takes them.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -57,6 +61,23 @@ pub struct TapStats {
 
 type Reason = fn(&mut TapStats) -> &mut u64;
 
+/// The TAP of a NIC.
+#[derive(Clone, Copy, Debug)]
+pub struct NicTap<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The NIC's Ethernet address, which it takes on.
+    pub mac: [u8; 6],
+}
+
+/// What a TAP is for.
+enum Purpose {
+    /// The host's, with so many queues.
+    Host(usize),
+    /// A NIC's.
+    Nic([u8; 6]),
+}
+
 /// One queue of the TAP.
 pub struct TapPort {
     queue_fd: OwnedFd,
@@ -77,6 +98,27 @@ impl TapPort {
     /// # Errors
     /// [`KernelPortError`]: a bad or taken name, no `/dev/net/tun`, missing capabilities.
     pub fn open(name: &str, queues: usize, pools: &Pools) -> Result<Vec<TapPort>, KernelPortError> {
+        TapPort::open_queues(name, queues, &Purpose::Host(queues), pools)
+    }
+
+    /// Makes the TAP of a NIC, or takes over the one that an earlier process left.
+    ///
+    /// # Errors
+    /// As [`TapPort::open`].
+    pub fn open_nic(
+        nic: NicTap<'_>,
+        queues: usize,
+        pools: &Pools,
+    ) -> Result<Vec<TapPort>, KernelPortError> {
+        TapPort::open_queues(nic.name, queues, &Purpose::Nic(nic.mac), pools)
+    }
+
+    fn open_queues(
+        name: &str,
+        queues: usize,
+        purpose: &Purpose,
+        pools: &Pools,
+    ) -> Result<Vec<TapPort>, KernelPortError> {
         if queues == 0 || queues > MAX_WORKERS {
             return Err(KernelPortError::BadWorkerCount(queues));
         }
@@ -85,11 +127,15 @@ impl TapPort {
             return Err(KernelPortError::BadInterfaceName(name.to_owned()));
         }
         (0..queues)
-            .map(|_| TapPort::open_queue(name, queues > 1, pools))
+            .map(|_| TapPort::open_queue(name, purpose, pools))
             .collect()
     }
 
-    fn open_queue(name: &str, several: bool, pools: &Pools) -> Result<TapPort, KernelPortError> {
+    fn open_queue(
+        name: &str,
+        purpose: &Purpose,
+        pools: &Pools,
+    ) -> Result<TapPort, KernelPortError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -103,7 +149,8 @@ impl TapPort {
         let fd = queue_fd.as_fd();
         let failed = |what| move |error| KernelPortError::io(what, error);
         let mut flags: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-        if several {
+        // The next process may have another number of workers.
+        if matches!(purpose, Purpose::Nic(_) | Purpose::Host(2..)) {
             flags |= libc::IFF_MULTI_QUEUE;
         }
         syscall::attach_tap(fd, name, flags).map_err(|error| match error.raw_os_error() {
@@ -115,10 +162,24 @@ impl TapPort {
         })?;
         syscall::set_number(fd, TapNumber::HeaderLen)
             .map_err(failed("setting the TAP's header length"))?;
-        let segments_udp = syscall::set_number(fd, TapNumber::Offload(TCP | UDP)).is_ok();
-        if !segments_udp {
-            syscall::set_number(fd, TapNumber::Offload(TCP))
-                .map_err(failed("setting the TAP's offloads"))?;
+        let offload = |bits| syscall::set_number(fd, TapNumber::Offload(bits));
+        let mut segments_udp = false;
+        match purpose {
+            Purpose::Host(_) => {
+                segments_udp = offload(TCP | UDP).is_ok();
+                if !segments_udp {
+                    offload(TCP).map_err(failed("setting the TAP's offloads"))?;
+                }
+            }
+            Purpose::Nic(mac) => {
+                offload(0).map_err(failed("setting the TAP's offloads"))?;
+                syscall::set_number(fd, TapNumber::Persistent)
+                    .map_err(failed("making the TAP stay"))?;
+                if syscall::tap_mac(fd, name).ok() != Some(*mac) {
+                    syscall::set_tap_mac(fd, name, *mac)
+                        .map_err(failed("setting the TAP's address"))?;
+                }
+            }
         }
         let mac = syscall::tap_mac(fd, name).map_err(failed("reading the TAP's address"))?;
         let interface = syscall::interface_index(name)

@@ -133,10 +133,15 @@ impl Controller {
         if self.paths.ask_kernel {
             return self.ask_kernel(report.host);
         }
+        // Beside an AF_XDP uplink the kernel is told, and knows how much.
+        let mtu = match report.mtu {
+            0 => kernel_port::path_mtu(report.host.to_ip()).unwrap_or(u16::MAX),
+            mtu => mtu,
+        };
         if let Some(path) = self.paths.known.get_mut(&report.host)
-            && report.mtu < path.outer()
+            && mtu < path.outer()
         {
-            path.told = Some((report.mtu, Self::now() + MEMORY));
+            path.told = Some((mtu, Self::now() + MEMORY));
             self.publish_path(report.host);
         }
     }

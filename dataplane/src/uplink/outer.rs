@@ -22,54 +22,64 @@ pub(crate) const FLOOR_V4: u16 = 552;
 pub(super) enum Opened {
     /// A tunnel datagram.
     Inner(Received),
-    /// A fragment of UDP, or an ICMP error: an IP packet.
+    /// A frame with a fragment of UDP or an ICMP error, see [`enter`].
     Rare(Mbuf, Headers),
-    /// Not the tunnel's.
-    Other,
+    /// Not the tunnel's: the frame, as it came.
+    Other(Mbuf),
 }
 
 /// Opens a frame: is it a datagram to our port, and whole?
 #[inline]
 pub(super) fn open(mut frame: Mbuf, tunnel_port: u16) -> Opened {
-    let ip = ethernet::Header::parse(frame.data())
-        .is_some_and(|h| matches!(h.ethertype, EtherType::IPV4 | EtherType::IPV6));
-    if !ip || !frame.advance(ethernet::HEADER_LEN) {
-        return Opened::Other;
-    }
-    let Ok(headers) = Headers::parse(frame.data(), frame.pkt_len()) else {
-        return Opened::Other;
+    let Some(headers) = headers(&frame) else {
+        return Opened::Other(frame);
     };
     if headers.protocol != Protocol::UDP || headers.fragment != Fragment::None {
         return open_rare(frame, headers);
     }
-    if headers.destination_port != tunnel_port || headers.payload_len() == 0 {
-        return Opened::Other;
+    let before = ethernet::HEADER_LEN + usize::from(headers.header_len);
+    if headers.destination_port != tunnel_port
+        || headers.payload_len() == 0
+        || before > frame.data().len()
+    {
+        return Opened::Other(frame);
     }
-    end_outer(&mut frame, &headers);
-    match frame.advance(usize::from(headers.header_len)) {
-        true => Opened::Inner((frame, headers.source, headers.tos)),
-        false => Opened::Other,
-    }
+    frame.truncate(ethernet::HEADER_LEN + headers.total_len);
+    // What the kernel left for a NIC to do concerned the outer packet, which ends here, as does its padding.
+    frame.set_offload(dpdk::Offload::default());
+    frame.advance(before);
+    Opened::Inner((frame, headers.source, headers.tos))
 }
 
-// What the kernel left for a NIC to do concerned the outer packet, which ends here, as does its padding.
+/// The headers of the IP packet in a frame.
 #[inline]
-fn end_outer(frame: &mut Mbuf, headers: &Headers) {
-    frame.truncate(headers.total_len);
-    frame.set_offload(dpdk::Offload::default());
+fn headers(frame: &Mbuf) -> Option<Headers> {
+    let header = ethernet::Header::parse(frame.data())?;
+    if !matches!(header.ethertype, EtherType::IPV4 | EtherType::IPV6) {
+        return None;
+    }
+    let l3 = frame.data().get(ethernet::HEADER_LEN..)?;
+    Headers::parse(l3, frame.pkt_len() - ethernet::HEADER_LEN).ok()
 }
 
 #[cold]
-fn open_rare(mut frame: Mbuf, headers: Headers) -> Opened {
+fn open_rare(frame: Mbuf, headers: Headers) -> Opened {
     let wanted = match headers.icmp {
         Icmp::Error { .. } => headers.fragment == Fragment::None,
         _ => headers.protocol == Protocol::UDP,
     };
-    if !wanted {
-        return Opened::Other;
+    match wanted {
+        true => Opened::Rare(frame, headers),
+        false => Opened::Other(frame),
     }
-    end_outer(&mut frame, &headers);
-    Opened::Rare(frame, headers)
+}
+
+/// The IP packet in a frame whose headers these are, without padding.
+pub(super) fn enter(mut frame: Mbuf, headers: &Headers) -> Option<Mbuf> {
+    let entered = frame.advance(ethernet::HEADER_LEN);
+    frame.truncate(headers.total_len);
+    frame.set_offload(dpdk::Offload::default());
+    entered.then_some(frame)
 }
 
 /// The headers around an inner packet.

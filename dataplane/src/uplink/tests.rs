@@ -8,7 +8,7 @@ use net::ethernet::{HEADER_LEN, Mac};
 use net::packet::Headers;
 use proptest::prelude::*;
 
-use super::outer::{FLOOR_V4, Opened, Outer, open};
+use super::outer::{FLOOR_V4, Opened, Outer, enter, open};
 use super::reassembly::{Reassembled, Reassembly};
 use super::{Hop, PathReport, Received, report};
 use crate::api::NextHop;
@@ -65,8 +65,11 @@ fn take(node: &Node, reassembly: &mut Reassembly, frames: &[Vec<u8>]) -> Vec<Rec
     for frame in frames {
         match open(node.mbuf(frame, dpdk::Offload::default()), PORT) {
             Opened::Inner(received) => got.push(received),
-            Opened::Rare(packet, headers) => got.extend(reassembly.offer(packet, &headers)),
-            Opened::Other => {}
+            Opened::Rare(frame, headers) => {
+                let packet = enter(frame, &headers).unwrap();
+                got.extend(reassembly.offer(packet, &headers));
+            }
+            Opened::Other(_) => {}
         }
     }
     got

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use dataplane::{
-    AccessKind, Attachment, CaptureOptions, CapturePort, Config, Dataplane, Handle, Idle, NextHop,
-    Pair, Stats, Subnet, Uplink,
+    AccessKind, Attachment, Beside, CaptureOptions, CapturePort, Config, Dataplane, Handle, Idle,
+    NextHop, Pair, Stats, Subnet, Uplink,
 };
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +113,7 @@ fn start(job: &Job) -> Result<Dataplane> {
         uplink: Uplink::Ethdev {
             devargs: uplink,
             interface: "lo".to_owned(),
+            beside: Beside::Copies,
         },
         tunnel_port: plan::TUNNEL_PORT,
         host_interface: "oakperf".to_owned(),
