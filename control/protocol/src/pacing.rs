@@ -3,18 +3,23 @@
 //!
 //! A thousand nodes that return together ask more than broker and cluster manager answer within any fixed time, and
 //! what they repeat meanwhile only lengthens the queue. So a node counts what it has in flight as TCP does (RFC 5681):
-//! few at first, more with each answer, fewer when one stays out; and how long it waits follows the answers that come
-//! (RFC 6298; only those to a first try count, by Karn's rule).
+//! few at first, more with each answer, fewer when one stays out. It does not wait for that loss, though, to learn that
+//! others ask as well: answers that come later than the fastest did have stood in a queue. How long it waits follows
+//! the answers that come (RFC 6298; only those to a first try count, by Karn's rule).
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
 
 /// In flight at the start.
-const FIRST_WINDOW: usize = 8;
+const FIRST_WINDOW: usize = 6;
 /// In flight at most.
 const WIDEST_WINDOW: usize = 64;
 /// In flight, however much stays out.
 const NARROWEST_WINDOW: usize = 2;
+/// Answers that took so much longer than the fastest have waited for others: no more are sent at one time.
+const QUEUED: Duration = Duration::from_millis(200);
+/// And beyond this, fewer.
+const QUEUED_LONG: Duration = Duration::from_millis(500);
 /// The wait for an answer is never shorter.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// Nor longer.
@@ -24,6 +29,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Pacing {
     window: usize,
+    fastest: Option<Duration>,
     /// Smoothed time to an answer, and how far answers stray from it.
     time: Option<(Duration, Duration)>,
 }
@@ -32,6 +38,7 @@ impl Default for Pacing {
     fn default() -> Self {
         Self {
             window: FIRST_WINDOW,
+            fastest: None,
             time: None,
         }
     }
@@ -57,10 +64,18 @@ impl Pacing {
     /// An answer came, `took` after its query went out for the first and only time (`None` after a repetition: which of
     /// the two it answers is not known).
     pub fn answered(&mut self, took: Option<Duration>) {
-        self.window = (self.window + 1).min(WIDEST_WINDOW);
         let Some(took) = took else {
             return;
         };
+        let fastest = self.fastest.map_or(took, |fastest| fastest.min(took));
+        self.fastest = Some(fastest);
+        match took - fastest {
+            queued if queued < QUEUED => self.window = (self.window + 1).min(WIDEST_WINDOW),
+            queued if queued > QUEUED_LONG => {
+                self.window = (self.window - 1).max(NARROWEST_WINDOW);
+            }
+            _ => {}
+        }
         self.time = Some(match self.time {
             None => (took, took / 2),
             Some((time, strays)) => (
@@ -111,6 +126,24 @@ mod tests {
             pacing.late();
         }
         assert_eq!(pacing.window(), NARROWEST_WINDOW);
+    }
+
+    #[test]
+    fn a_queue_keeps_the_window_and_a_long_one_narrows_it() {
+        let mut pacing = Pacing::default();
+        let after = |pacing: &mut Pacing, milliseconds| {
+            pacing.answered(Some(Duration::from_millis(milliseconds)));
+            pacing.window()
+        };
+        assert_eq!(after(&mut pacing, 700), FIRST_WINDOW + 1, "a slow link");
+        assert_eq!(after(&mut pacing, 10), FIRST_WINDOW + 2);
+        assert_eq!(after(&mut pacing, 300), FIRST_WINDOW + 2);
+        assert_eq!(after(&mut pacing, 700), FIRST_WINDOW + 1);
+        for _ in 0..100 {
+            after(&mut pacing, 700);
+        }
+        assert_eq!(pacing.window(), NARROWEST_WINDOW);
+        assert_eq!(after(&mut pacing, 20), NARROWEST_WINDOW + 1);
     }
 
     #[test]
