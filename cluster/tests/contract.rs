@@ -576,3 +576,43 @@ async fn under_a_reference_root_held_jobs_are_read_again_in_turn() {
     );
     assert_eq!(count(&node.query(APP, "").await), 1);
 }
+
+#[tokio::test]
+async fn requests_are_counted_by_route() {
+    let bench = Bench::with(job(APP, 3, 1)).await;
+    bench.deployment(APP).await;
+    bench.update(APP, 0, "DEPLOYMENT").await;
+    bench.update(APP, 0, "UNDEPLOYMENT").await;
+    let malformed = json!({"job_name": APP, "instance_number": 0, "type": "MOVED"});
+    let (status, _) = bench.post("/api/net/job/update", &malformed).await;
+    assert_eq!(status, 400);
+    let gone = bench.url(&format!("/api/net/deployment/{APP}"));
+    bench.http.delete(gone).send().await.unwrap();
+    let answer = bench.http.get(bench.url("/metrics")).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    for (series, count) in [
+        (
+            r#"http_requests_total{method="POST",route="/api/net/deployment",status="200"}"#,
+            1,
+        ),
+        (
+            r#"http_requests_total{method="POST",route="/api/net/job/update",status="200"}"#,
+            2,
+        ),
+        (
+            r#"http_requests_total{method="POST",route="/api/net/job/update",status="400"}"#,
+            1,
+        ),
+        (
+            r#"http_requests_total{method="DELETE",route="/api/net/deployment/{job_name}",status="200"}"#,
+            1,
+        ),
+        (
+            r#"http_request_duration_seconds_count{route="/api/net/job/update"}"#,
+            3,
+        ),
+    ] {
+        let line = format!("{series} {count}");
+        assert!(text.lines().any(|is| is == line), "{line} in\n{text}");
+    }
+}
