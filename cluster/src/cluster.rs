@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use manager_http::Requests;
+
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::mqtt::Publisher;
@@ -23,6 +25,8 @@ pub struct Cluster {
     pub waiting: Waiting,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Counters of requests.
+    pub requests: Arc<Requests>,
     /// Names this process among its replicas.
     pub replica: String,
 }

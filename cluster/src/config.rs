@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use manager_http::Limits;
+use manager_http::{Identity, Limits};
 use rustls::{ClientConfig, ServerConfig};
 
 /// The cluster service manager of Oakestra Net: it stands between the nodes of one cluster (MQTT)
@@ -62,6 +62,9 @@ pub struct Config {
     /// Key of that certificate, PEM.
     #[arg(long, env = "CLUSTER_KEY_FILE")]
     pub cluster_key_file: Option<PathBuf>,
+    /// Password of that key, where it is encrypted.
+    #[arg(long, env = "CLUSTER_KEYFILE_PASSWORD", hide_env_values = true)]
+    pub cluster_keyfile_password: Option<String>,
     /// Serve by TLS alone; callers of /api/net/ have to show a certificate of ROOT_CA_FILE.
     #[arg(
         long,
@@ -94,6 +97,12 @@ pub struct Config {
     /// The root's Redis, to hear of changes at once; HTTP notifications and polling without it.
     #[arg(long, env = "ROOT_REDIS_URL", hide_env_values = true)]
     pub root_redis_url: Option<String>,
+    /// Authority of this manager's Redis server's certificate, PEM, for rediss://; the system's without it.
+    #[arg(long, env = "REDIS_CA_FILE", global = true)]
+    pub redis_ca_file: Option<PathBuf>,
+    /// Authority of the root's Redis server's certificate, PEM, for rediss://; the system's without it.
+    #[arg(long, env = "ROOT_REDIS_CA_FILE")]
+    pub root_redis_ca_file: Option<PathBuf>,
     /// Seconds between two questions for the root's changes.
     #[arg(long, env = "CHANGES_POLL_SECONDS", default_value = "3", value_parser = seconds("3"))]
     pub changes_poll: Duration,
@@ -184,9 +193,15 @@ impl Config {
         let root = named("ROOT_CA_FILE", &self.root_ca_file);
         let certificate = named("CLUSTER_CERT_FILE", &self.cluster_cert_file);
         let key = named("CLUSTER_KEY_FILE", &self.cluster_key_file);
-        let file = |(setting, path): &(&'static str, PathBuf)| (*setting, path.clone());
         let own = match (&certificate, &key) {
-            (Some(certificate), Some(key)) => Some((file(certificate), file(key))),
+            (Some(certificate), Some(key)) => Some(Identity {
+                certificate: (certificate.0, &certificate.1),
+                key: (key.0, &key.1),
+                password: (
+                    "CLUSTER_KEYFILE_PASSWORD",
+                    self.cluster_keyfile_password.as_deref(),
+                ),
+            }),
             (None, None) => None,
             _ => {
                 return Err(TlsSettings::Needs(
@@ -195,22 +210,20 @@ impl Config {
                 ));
             }
         };
-        let own = own
-            .as_ref()
-            .map(|(certificate, key)| ((certificate.0, &*certificate.1), (key.0, &*key.1)));
         let root = root.as_ref().map(|root| (root.0, &*root.1));
         let needs = |setting, other| TlsSettings::Needs(setting, other);
         let mut tls = Tls::default();
         if self.root_service_manager_use_tls {
             let root = root.ok_or_else(|| needs("ROOT_SERVICE_MANAGER_USE_TLS", "ROOT_CA_FILE"))?;
-            tls.client = Some(manager_http::client_config(root, own)?);
+            tls.client = Some(manager_http::client_config(root, own.as_ref())?);
         }
         if self.cluster_service_manager_use_tls {
             let serving = "CLUSTER_SERVICE_MANAGER_USE_TLS";
-            let (certificate, key) =
-                own.ok_or_else(|| needs(serving, "CLUSTER_CERT_FILE and CLUSTER_KEY_FILE"))?;
+            let own = own
+                .as_ref()
+                .ok_or_else(|| needs(serving, "CLUSTER_CERT_FILE and CLUSTER_KEY_FILE"))?;
             let root = root.ok_or_else(|| needs(serving, "ROOT_CA_FILE"))?;
-            tls.server = Some(manager_http::server_config(certificate, key, Some(root))?);
+            tls.server = Some(manager_http::server_config(own, Some(root))?);
         }
         Ok(tls)
     }

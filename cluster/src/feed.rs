@@ -12,6 +12,7 @@ use protocol::root_http::{ChannelMessage, changes_channel};
 use redis_link::{Event, Link, Subscription};
 
 use crate::cluster::Cluster;
+use crate::config::Config;
 use crate::jobs::{self, PullError};
 use crate::keys::task;
 use crate::store::StoreError;
@@ -24,13 +25,14 @@ const AT_ONCE: usize = 200;
 const SELDOM: u32 = 10;
 /// ... as long as the root's heartbeats (every 2 s) come through it.
 const SILENCE: Duration = Duration::from_secs(5);
+/// Until the root said whose channel is ours, it is asked this often.
+const UNNAMED: Duration = Duration::from_secs(3);
 /// One replica asks; when it dies, another has to follow soon, however seldom the question is.
 const LONGEST_LEASE: Duration = Duration::from_secs(4);
 
 /// Follows the root, for ever.
 pub async fn run(cluster: Arc<Cluster>, root_redis: Option<Link>) {
-    let channel = changes_channel(cluster.config.id());
-    let mut subscription = root_redis.map(|link| link.subscribe(vec![channel]));
+    let mut channel = root_redis.map(|link| Channel::new(link, &cluster.config));
     let poll = cluster.config.changes_poll;
     let mut clock = Clock {
         // At once.
@@ -43,8 +45,8 @@ pub async fn run(cluster: Arc<Cluster>, root_redis: Option<Link>) {
     let mut cursor = 0;
     loop {
         let gap = tokio::select! {
-            () = tokio::time::sleep_until(clock.next(poll).into()) => false,
-            event = next(&mut subscription) => {
+            () = tokio::time::sleep_until(clock.next(poll, unnamed(&channel)).into()) => false,
+            event = next(&mut channel) => {
                 if matches!(event, Event::Message { .. }) {
                     clock.heard = Some(Instant::now());
                 }
@@ -60,16 +62,64 @@ pub async fn run(cluster: Arc<Cluster>, root_redis: Option<Link>) {
         };
         clock.asked = Instant::now();
         // Whoever saw a gap closes it: the replica whose turn it is may be the one that just died.
-        let asked = if gap {
-            ask(&cluster, &mut cursor).await
+        let asked = if gap || unnamed(&channel) {
+            ask(&cluster, &mut cursor).await.map(Some)
         } else {
             ask_in_turn_with_others(&cluster, &mut cursor).await
         };
         clock.failed = asked.is_err();
-        if let Err(error) = asked {
-            tracing::debug!(%error, "the root's changes are not known now");
+        match (asked, &mut channel) {
+            (Ok(Some(named)), Some(channel)) => channel.is_of(named),
+            (Ok(_), _) => {}
+            (Err(error), _) => tracing::debug!(%error, "the root's changes are not known now"),
         }
     }
+}
+
+/// The root's channel for this cluster. It bears the id under which the root knows us, and only the root can say that:
+/// the orchestrator registers clusters, and does not tell us what it called ours.
+struct Channel {
+    link: Link,
+    id: String,
+    /// The id is a setting, or the root was asked.
+    certain: bool,
+    /// The id is a setting.
+    set: bool,
+    subscription: Subscription,
+}
+
+impl Channel {
+    /// Until the root says better, the cluster's name is its id.
+    fn new(link: Link, config: &Config) -> Self {
+        let set = config
+            .cluster_id
+            .as_deref()
+            .is_some_and(|id| !id.is_empty());
+        let id = config.id().to_owned();
+        Self {
+            subscription: link.subscribe(vec![changes_channel(&id)]),
+            link,
+            id,
+            certain: set,
+            set,
+        }
+    }
+
+    /// The root was asked who we are; one that cannot say leaves things as they are.
+    fn is_of(&mut self, id: Option<String>) {
+        self.certain = true;
+        let Some(id) = id.filter(|id| !self.set && *id != self.id) else {
+            return;
+        };
+        tracing::info!(cluster_id = id, "the root knows this cluster by this id");
+        self.subscription = self.link.subscribe(vec![changes_channel(&id)]);
+        self.id = id;
+    }
+}
+
+/// Whether there is a channel of which it is not known whether it is ours.
+fn unnamed(channel: &Option<Channel>) -> bool {
+    channel.as_ref().is_some_and(|channel| !channel.certain)
 }
 
 /// When the root is asked next.
@@ -82,9 +132,10 @@ struct Clock {
 }
 
 impl Clock {
-    fn next(&self, poll: Duration) -> Instant {
+    fn next(&self, poll: Duration, unnamed: bool) -> Instant {
         let soon = self.asked + poll;
         match self.heard {
+            _ if unnamed => soon.min(self.asked + UNNAMED),
             // A channel that falls silent, or never spoke, is no reason to ask seldom.
             Some(heard) if !self.failed => {
                 (self.asked + poll * SELDOM).min(soon.max(heard + SILENCE))
@@ -94,9 +145,9 @@ impl Clock {
     }
 }
 
-async fn next(subscription: &mut Option<Subscription>) -> Event {
-    match subscription {
-        Some(subscription) => subscription.next().await,
+async fn next(channel: &mut Option<Channel>) -> Event {
+    match channel {
+        Some(channel) => channel.subscription.next().await,
         None => std::future::pending().await,
     }
 }
@@ -135,19 +186,25 @@ async fn hear(cluster: &Cluster, event: Event) -> Result<bool, StoreError> {
     }
 }
 
-async fn ask_in_turn_with_others(cluster: &Cluster, cursor: &mut usize) -> Result<(), PullError> {
+/// `None`: it was another replica's turn.
+async fn ask_in_turn_with_others(
+    cluster: &Cluster,
+    cursor: &mut usize,
+) -> Result<Option<Option<String>>, PullError> {
     let lease = (cluster.config.changes_poll + Duration::from_secs(1)).min(LONGEST_LEASE);
     if !cluster.store.lease("feed", &cluster.replica, lease).await? {
-        return Ok(());
+        return Ok(None);
     }
-    ask(cluster, cursor).await
+    ask(cluster, cursor).await.map(Some)
 }
 
-async fn ask(cluster: &Cluster, cursor: &mut usize) -> Result<(), PullError> {
+/// Answers the id by which the root knows this cluster, where it says so.
+async fn ask(cluster: &Cluster, cursor: &mut usize) -> Result<Option<String>, PullError> {
     let store = &cluster.store;
     let (epoch, revision) = store.feed().await?;
     let Some(changes) = cluster.root.changes(revision, &epoch).await? else {
-        return in_turn(cluster, cursor).await;
+        in_turn(cluster, cursor).await?;
+        return Ok(None);
     };
     let anew = changes.epoch != epoch;
     // A backup that was put back: the same store, earlier.
@@ -168,7 +225,7 @@ async fn ask(cluster: &Cluster, cursor: &mut usize) -> Result<(), PullError> {
     if anew || changes.revision != revision {
         store.keep_feed(&changes.epoch, changes.revision).await?;
     }
-    Ok(())
+    Ok(changes.cluster_id)
 }
 
 async fn in_turn(cluster: &Cluster, cursor: &mut usize) -> Result<(), PullError> {
@@ -203,12 +260,14 @@ mod tests {
             heard: None,
             failed: false,
         };
-        let after = |clock: &Clock| clock.next(poll).duration_since(start).as_secs();
+        let after = |clock: &Clock| clock.next(poll, false).duration_since(start).as_secs();
         assert_eq!(after(&clock), 3);
         clock.heard = Some(start + Duration::from_secs(1));
         assert_eq!(after(&clock), 6);
         clock.heard = Some(start + Duration::from_secs(28));
         assert_eq!(after(&clock), 30);
+        let unnamed = clock.next(Duration::from_secs(3600), true);
+        assert_eq!(unnamed.duration_since(start), UNNAMED);
         clock.failed = true;
         assert_eq!(after(&clock), 3);
     }

@@ -51,7 +51,7 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/docs/openapi.json", get(docs::description))
-        .route("/api/docs", get(docs::page))
+        .route("/api/docs", get(manager_http::docs::page))
         .fallback(async || Failure(StatusCode::NOT_FOUND, "no such path".to_owned()))
         .method_not_allowed_fallback(async || {
             Failure(
@@ -59,6 +59,7 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
                 "no such method here".to_owned(),
             )
         })
+        .layer(axum::middleware::from_fn(manager_http::known_route))
         // The server has a limit of its own, which is a setting.
         .layer(DefaultBodyLimit::disable())
         .with_state(cluster)
@@ -200,5 +201,5 @@ pub(crate) async fn ready(
     (status = 200, description = "Prometheus text", body = String, content_type = "text/plain")))]
 pub(crate) async fn metrics(State(cluster): State<Arc<Cluster>>) -> impl IntoResponse {
     let kind = (header::CONTENT_TYPE, "text/plain; version=0.0.4");
-    ([kind], cluster.metrics.render())
+    ([kind], cluster.metrics.render() + &cluster.requests.text())
 }

@@ -25,6 +25,7 @@ mod subnets;
 mod work;
 
 use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -51,6 +52,12 @@ enum Fatal {
     Url {
         setting: &'static str,
         error: redis_link::UrlError,
+    },
+    #[error("{setting}: cannot read {}: {error}", path.display())]
+    File {
+        setting: &'static str,
+        path: PathBuf,
+        error: std::io::Error,
     },
     #[error(transparent)]
     Tls(#[from] mqtt::TlsError),
@@ -100,12 +107,32 @@ async fn run(config: Config) -> Result<(), Fatal> {
         return serve(config).await;
     };
     let prefix = keys::prefix(&config.cluster_name);
-    let redis = Link::new(target("REDIS_URL", &config.redis_url)?, &prefix);
+    let redis = Link::new(own_redis(&config)?, &prefix);
     Ok(moving::run(command, &Store::new(redis, prefix)).await?)
 }
 
-fn target(setting: &'static str, url: &str) -> Result<Target, Fatal> {
-    Target::parse(url).map_err(|error| Fatal::Url { setting, error })
+fn own_redis(config: &Config) -> Result<Target, Fatal> {
+    let authority = ("REDIS_CA_FILE", &config.redis_ca_file);
+    target(("REDIS_URL", &config.redis_url), authority)
+}
+
+fn target(
+    (setting, url): (&'static str, &str),
+    (file_setting, file): (&'static str, &Option<PathBuf>),
+) -> Result<Target, Fatal> {
+    let target = Target::parse(url).map_err(|error| Fatal::Url { setting, error })?;
+    let Some(path) = file.as_ref().filter(|path| !path.as_os_str().is_empty()) else {
+        return Ok(target);
+    };
+    let pem = std::fs::read(path).map_err(|error| Fatal::File {
+        setting: file_setting,
+        path: path.clone(),
+        error,
+    })?;
+    target.with_authority(&pem).map_err(|error| Fatal::Url {
+        setting: file_setting,
+        error,
+    })
 }
 
 /// A name that no other process has: replicas meet at the broker and in Redis.
@@ -118,17 +145,17 @@ fn replica() -> String {
 
 async fn serve(config: Config) -> Result<(), Fatal> {
     let prefix = keys::prefix(&config.cluster_name);
-    let redis = Link::with_greeting(
-        target("REDIS_URL", &config.redis_url)?,
-        &prefix,
-        scripts::SETTLE.clone(),
-    );
+    let redis = Link::with_greeting(own_redis(&config)?, &prefix, scripts::SETTLE.clone());
     let root_redis = match config
         .root_redis_url
         .as_deref()
         .filter(|url| !url.is_empty())
     {
-        Some(url) => Some(Link::new(target("ROOT_REDIS_URL", url)?, "{oak:root}:")),
+        Some(url) => {
+            let authority = ("ROOT_REDIS_CA_FILE", &config.root_redis_ca_file);
+            let target = target(("ROOT_REDIS_URL", url), authority)?;
+            Some(Link::new(target, "{oak:root}:"))
+        }
         None => None,
     };
     let transport = mqtt::transport(&config)?;
@@ -154,6 +181,7 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         root,
         publisher: mqtt::Publisher::new(Arc::clone(&metrics)),
         waiting: queries::Waiting::default(),
+        requests: Arc::default(),
         metrics,
         replica: replica(),
         config,
@@ -176,6 +204,7 @@ async fn serve(config: Config) -> Result<(), Fatal> {
         guard,
         cluster.config.limits,
         tls.server,
+        Arc::clone(&cluster.requests),
         stopping,
     ));
     let mut background = tokio::spawn(background(Arc::clone(&cluster), transport, root_redis));

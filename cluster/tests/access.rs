@@ -16,9 +16,7 @@ use rumqttc::{TlsConfiguration, Transport};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
-use support::{Bench, Node, Process, certificates, count, eventually, job};
-
-const APP: &str = "app1.test.server.test";
+use support::{APP, Bench, Node, Process, certificates, count, eventually, job};
 
 fn transport(folder: &Path, name: &str) -> Transport {
     let file = |end: &str| folder.join(format!("{name}.{end}"));

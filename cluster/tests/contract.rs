@@ -9,14 +9,11 @@
 mod support;
 
 use serde_json::json;
-use support::{Bench, announcement, count, eventually, job};
-
-const APP: &str = "app1.test.server.test";
+use support::{APP, Bench, announcement, count, eventually, job};
 
 #[tokio::test]
 async fn a_deployment_is_pulled_from_the_root_and_answered_by_name_and_address() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 2));
+    let bench = Bench::with(job(APP, 3, 2)).await;
     bench.deployment(APP).await;
     let asked = bench
         .root
@@ -136,8 +133,7 @@ async fn an_unknown_job_has_an_empty_answer_as_asked() {
 
 #[tokio::test]
 async fn a_job_that_is_not_here_is_pulled_once_for_all_who_ask() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 1));
+    let bench = Bench::with(job(APP, 3, 1)).await;
     let node = bench.node("n1").await;
     for _ in 0..50 {
         node.send(
@@ -250,8 +246,7 @@ async fn under_a_reference_root_given_back_subnetworks_rest_and_are_used_again()
 
 #[tokio::test]
 async fn an_update_refreshes_the_copy_and_tells_the_nodes() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 1));
+    let bench = Bench::with(job(APP, 3, 1)).await;
     bench.deployment(APP).await;
     let node = bench.node("n1").await;
     node.deployed(APP, 0, 2).await;
@@ -296,8 +291,7 @@ async fn an_update_refreshes_the_copy_and_tells_the_nodes() {
 
 #[tokio::test]
 async fn undeployed_withdraws_the_instance_here_and_at_the_root() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 1));
+    let bench = Bench::with(job(APP, 3, 1)).await;
     bench.deployment(APP).await;
     let node = bench.node("n1").await;
     let stranger = bench.node("n2").await;
@@ -346,8 +340,7 @@ async fn undeployed_withdraws_the_instance_here_and_at_the_root() {
 
 #[tokio::test]
 async fn deleting_a_deployment_undeploys_and_forgets() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 1));
+    let bench = Bench::with(job(APP, 3, 1)).await;
     bench.deployment(APP).await;
     let node = bench.node("n1").await;
     node.deployed(APP, 0, 2).await;
@@ -392,8 +385,7 @@ async fn deleting_a_deployment_undeploys_and_forgets() {
 
 #[tokio::test]
 async fn the_last_interest_that_goes_is_taken_back_at_the_root() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 1));
+    let bench = Bench::with(job(APP, 3, 1)).await;
     let (one, two) = (bench.node("n1").await, bench.node("n2").await);
     one.query(APP, "").await;
     two.query("", "10.30.3.1").await;
@@ -424,8 +416,7 @@ async fn the_last_interest_that_goes_is_taken_back_at_the_root() {
 
 #[tokio::test]
 async fn a_node_that_moves_is_found_at_its_new_address() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 1));
+    let bench = Bench::with(job(APP, 3, 1)).await;
     let node = bench.node("n1").await;
     node.deployed(APP, 0, 2).await;
     node.sees("the instance", APP, |answer| count(answer) == 1)
@@ -461,8 +452,7 @@ async fn a_node_that_moves_is_found_at_its_new_address() {
 
 #[tokio::test]
 async fn loads_are_spread_with_the_instance() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 1));
+    let bench = Bench::with(job(APP, 3, 1)).await;
     let node = bench.node("n1").await;
     let stranger = bench.node("n2").await;
     node.deployed(APP, 0, 2).await;
@@ -507,8 +497,7 @@ async fn a_nodes_own_processes_are_an_instance() {
 
 #[tokio::test]
 async fn a_message_that_was_overtaken_changes_nothing() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 1));
+    let bench = Bench::with(job(APP, 3, 1)).await;
     let node = bench.node("n1").await;
     let mut late = announcement(APP, 0, 2);
     late["seq"] = json!(5);
@@ -586,4 +575,44 @@ async fn under_a_reference_root_held_jobs_are_read_again_in_turn() {
         json!({"type": "DEPLOYMENT"})
     );
     assert_eq!(count(&node.query(APP, "").await), 1);
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_route() {
+    let bench = Bench::with(job(APP, 3, 1)).await;
+    bench.deployment(APP).await;
+    bench.update(APP, 0, "DEPLOYMENT").await;
+    bench.update(APP, 0, "UNDEPLOYMENT").await;
+    let malformed = json!({"job_name": APP, "instance_number": 0, "type": "MOVED"});
+    let (status, _) = bench.post("/api/net/job/update", &malformed).await;
+    assert_eq!(status, 400);
+    let gone = bench.url(&format!("/api/net/deployment/{APP}"));
+    bench.http.delete(gone).send().await.unwrap();
+    let answer = bench.http.get(bench.url("/metrics")).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    for (series, count) in [
+        (
+            r#"http_requests_total{method="POST",route="/api/net/deployment",status="200"}"#,
+            1,
+        ),
+        (
+            r#"http_requests_total{method="POST",route="/api/net/job/update",status="200"}"#,
+            2,
+        ),
+        (
+            r#"http_requests_total{method="POST",route="/api/net/job/update",status="400"}"#,
+            1,
+        ),
+        (
+            r#"http_requests_total{method="DELETE",route="/api/net/deployment/{job_name}",status="200"}"#,
+            1,
+        ),
+        (
+            r#"http_request_duration_seconds_count{route="/api/net/job/update"}"#,
+            3,
+        ),
+    ] {
+        let line = format!("{series} {count}");
+        assert!(text.lines().any(|is| is == line), "{line} in\n{text}");
+    }
 }

@@ -12,14 +12,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
-use support::{Bench, Node, announcement, count, eventually, job};
-
-const APP: &str = "app1.test.server.test";
+use support::{APP, Bench, Node, announcement, count, eventually, job};
 
 #[tokio::test]
 async fn a_node_whose_will_is_published_is_withdrawn_and_comes_back() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 1));
+    let bench = Bench::with(job(APP, 3, 1)).await;
     let (watcher, third) = (bench.node("n2").await, bench.node("n3").await);
     watcher.status(true).await;
     third.status(true).await;
@@ -50,8 +47,7 @@ async fn a_node_whose_will_is_published_is_withdrawn_and_comes_back() {
 
 #[tokio::test]
 async fn a_silent_node_comes_back_with_its_instances() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 2));
+    let bench = Bench::with(job(APP, 3, 2)).await;
     let silent = Node::join("silent", bench.broker_port, false).await;
     let watcher = bench.node("n2").await;
     for node in [&watcher, &bench.node("n3").await] {
@@ -88,8 +84,7 @@ async fn a_silent_node_comes_back_with_its_instances() {
 
 #[tokio::test]
 async fn a_node_engine_does_not_speak_for_a_net_manager_that_is_gone() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 1));
+    let bench = Bench::with(job(APP, 3, 1)).await;
     let (watcher, third) = (bench.node("n2").await, bench.node("n3").await);
     watcher.status(true).await;
     third.status(true).await;
@@ -126,8 +121,7 @@ async fn a_node_engine_does_not_speak_for_a_net_manager_that_is_gone() {
 
 #[tokio::test]
 async fn a_node_may_announce_only_addresses_of_its_own_subnetworks() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 2));
+    let bench = Bench::with(job(APP, 3, 2)).await;
     let (one, two) = (bench.node("n1").await, bench.node("n2").await);
     for (node, address) in [(&one, "10.18.0.0"), (&two, "10.18.0.64")] {
         node.send("net/subnet", &json!({"METHOD": "GET"})).await;
@@ -162,8 +156,7 @@ async fn a_node_may_announce_only_addresses_of_its_own_subnetworks() {
 
 #[tokio::test]
 async fn a_node_from_before_this_store_keeps_its_subnetworks() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 2));
+    let bench = Bench::with(job(APP, 3, 2)).await;
     let node = bench.node("n1").await;
     node.send(
         "net/subnet",
@@ -257,8 +250,7 @@ async fn a_node_that_stays_away_gives_its_subnetwork_back() {
 
 #[tokio::test]
 async fn a_node_without_status_expires_by_silence_and_one_without_signs_never() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 2));
+    let bench = Bench::with(job(APP, 3, 2)).await;
     let quiet = Node::join("quiet", bench.broker_port, false).await;
     let silent = Node::join("silent", bench.broker_port, false).await;
     let lively = Node::join("lively", bench.broker_port, false).await;
@@ -278,8 +270,7 @@ async fn a_node_without_status_expires_by_silence_and_one_without_signs_never() 
 
 #[tokio::test]
 async fn when_most_nodes_vanish_at_once_none_is_withdrawn() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 2));
+    let bench = Bench::with(job(APP, 3, 2)).await;
     let watcher = bench.node("n3").await;
     watcher.status(true).await;
     let (one, two) = (bench.node("n1").await, bench.node("n2").await);
@@ -300,8 +291,7 @@ async fn when_most_nodes_vanish_at_once_none_is_withdrawn() {
 /// The will of a node that dies while the broker is down is never published.
 #[tokio::test]
 async fn a_node_that_dies_with_the_broker_is_withdrawn() {
-    let mut bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 2));
+    let mut bench = Bench::with(job(APP, 3, 2)).await;
     let mut others = Vec::new();
     for number in 2..5 {
         others.push(bench.node(&format!("n{number}")).await);

@@ -12,9 +12,8 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use support::{Bench, count, job};
+use support::{APP, Bench, count, job};
 
-const APP: &str = "app1.test.server.test";
 const NODE: &str = "aaaaaaaaaaaaaaaaaaaaaa01";
 
 /// Runs a command on the store of a bench's manager.
@@ -62,8 +61,7 @@ fn reference() -> String {
 
 #[tokio::test]
 async fn a_reference_cluster_moves_in_and_its_nodes_keep_what_they_have() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 1));
+    let bench = Bench::with(job(APP, 3, 1)).await;
     let output = run(&bench, &["import", "-"], &reference());
     assert!(output.status.success(), "{}", said(&output));
 
@@ -91,8 +89,7 @@ async fn a_reference_cluster_moves_in_and_its_nodes_keep_what_they_have() {
 
 #[tokio::test]
 async fn a_store_in_use_is_kept_and_a_backup_comes_back_whole() {
-    let bench = Bench::start().await;
-    bench.root.set(job(APP, 3, 2));
+    let bench = Bench::with(job(APP, 3, 2)).await;
     let node = bench.node("n1").await;
     node.send("net/subnet", &json!({"METHOD": "GET"})).await;
     node.receives("net/subnetwork/result").await;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use manager_http::Limits;
+use anyhow::Context as _;
+use manager_http::{Identity, Limits};
+use redis_link::Target;
 use rustls::{ClientConfig, ServerConfig};
 
 const REDIS_URL: &str = "redis://127.0.0.1:6379";
@@ -33,6 +35,10 @@ pub(crate) struct Config {
         global = true
     )]
     pub(crate) redis_url: String,
+
+    /// Authority of the Redis server's certificate, PEM, for rediss://; the system's without it.
+    #[arg(long, env = "REDIS_CA_FILE", global = true)]
+    pub(crate) redis_ca_file: Option<PathBuf>,
 
     /// Host of the JWT generator, whose key signs the tokens for netinfo.
     #[arg(long, env = "JWT_GENERATOR_URL", default_value = "localhost")]
@@ -75,6 +81,10 @@ pub(crate) struct Config {
     #[arg(long, env = "ROOT_KEY_FILE")]
     pub(crate) root_key_file: Option<PathBuf>,
 
+    /// Password of that key, where it is encrypted.
+    #[arg(long, env = "ROOT_KEYFILE_PASSWORD", hide_env_values = true)]
+    pub(crate) root_keyfile_password: Option<String>,
+
     /// Authority of the clusters' certificates, PEM; with it, a caller of /api/net/ has to show one.
     #[arg(long, env = "CLUSTER_CA_FILE")]
     pub(crate) cluster_ca_file: Option<PathBuf>,
@@ -99,7 +109,15 @@ pub(crate) struct Config {
 
     /// What to do instead of serving.
     #[command(subcommand)]
-    pub(crate) command: Option<crate::moving::Command>,
+    pub(crate) command: Option<Command>,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub(crate) enum Command {
+    #[command(flatten)]
+    Moving(crate::moving::Command),
+    ClusterAccess(crate::access::ClusterAccess),
 }
 
 /// Compose files pass what is not set as empty text: then the default counts.
@@ -159,19 +177,24 @@ impl Config {
             named("ROOT_CERT_FILE", &self.root_cert_file),
             named("ROOT_KEY_FILE", &self.root_key_file),
         ) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (Some(certificate), Some(key)) => Some(Identity {
+                certificate,
+                key,
+                password: (
+                    "ROOT_KEYFILE_PASSWORD",
+                    self.root_keyfile_password.as_deref(),
+                ),
+            }),
             (None, None) => None,
             _ => anyhow::bail!("ROOT_CERT_FILE and ROOT_KEY_FILE need each other"),
         };
-        let server = match own {
-            Some((certificate, key)) => {
-                Some(manager_http::server_config(certificate, key, clusters)?)
-            }
+        let server = match &own {
+            Some(own) => Some(manager_http::server_config(own, clusters)?),
             None => None,
         };
         let client = match (self.cluster_service_manager_use_tls, clusters) {
             (false, _) => None,
-            (true, Some(clusters)) => Some(manager_http::client_config(clusters, own)?),
+            (true, Some(clusters)) => Some(manager_http::client_config(clusters, own.as_ref())?),
             (true, None) => {
                 anyhow::bail!("CLUSTER_SERVICE_MANAGER_USE_TLS needs CLUSTER_CA_FILE")
             }
@@ -185,6 +208,21 @@ impl Config {
             server,
             client,
         })
+    }
+
+    /// The root's Redis.
+    ///
+    /// # Errors
+    /// URL or authority cannot be used; the error names the setting.
+    pub(crate) fn redis(&self) -> anyhow::Result<Target> {
+        let target =
+            Target::parse(&self.redis_url).context("REDIS_URL (--redis-url) cannot be used")?;
+        let Some(path) = given(&self.redis_ca_file) else {
+            return Ok(target);
+        };
+        let what = || format!("REDIS_CA_FILE: {} cannot be used", path.display());
+        let pem = std::fs::read(path).with_context(what)?;
+        target.with_authority(&pem).with_context(what)
     }
 
     /// Where the JWT generator gives its public key.

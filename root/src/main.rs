@@ -6,6 +6,7 @@
 //! ([`notify`]), so that a request never waits for a cluster.
 #![forbid(unsafe_code)]
 
+mod access;
 mod config;
 mod feed;
 mod jwt;
@@ -23,10 +24,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use manager_http::Guard;
+use manager_http::{Guard, Requests};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Config;
+use crate::config::{Command, Config};
 use crate::store::{Store, StoreError};
 
 /// How long open requests may take after SIGTERM.
@@ -57,16 +58,17 @@ fn start_logging(json: bool) {
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    let target = redis_link::Target::parse(&config.redis_url)
-        .context("REDIS_URL (--redis-url) cannot be used")?;
+    let target = config.redis()?;
     let link = match config.command {
         // Nobody serves meanwhile.
         Some(_) => redis_link::Link::new(target, keys::SLOT_KEY),
         None => redis_link::Link::with_greeting(target, keys::SLOT_KEY, store::settle()),
     };
     let store = Store::new(link.clone(), config.address_rest);
-    if let Some(command) = config.command {
-        return moving::run(command, &store).await;
+    match config.command {
+        Some(Command::Moving(command)) => return moving::run(command, &store).await,
+        Some(Command::ClusterAccess(command)) => return command.run(&link).await,
+        None => {}
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), redis = %link.target(), "root service manager starts");
     let metrics = Arc::new(metrics::Metrics::default());
@@ -94,7 +96,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         tokio::spawn(feed::expire(store.clone(), config.cluster_expiry)),
     ];
 
+    let requests = Arc::new(Requests::default());
     let state = routes::AppState {
+        requests: Arc::clone(&requests),
         store,
         notifier: Arc::clone(&notifier),
         jwt,
@@ -109,6 +113,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         guard,
         config.limits,
         tls.server,
+        requests,
         stopped,
     ));
 

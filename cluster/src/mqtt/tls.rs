@@ -3,16 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pkcs8::{EncryptedPrivateKeyInfo, SecretDocument};
 use rumqttc::{TlsConfiguration, Transport};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::Config;
-
-/// Label of a key that needs a password.
-const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
 
 /// Why TLS cannot be used as it is set up.
 #[derive(Debug, thiserror::Error)]
@@ -33,17 +29,9 @@ pub enum TlsError {
         /// Why.
         reason: String,
     },
-    /// The key needs a password.
-    #[error("{} is encrypted; set CLUSTER_SERVICE_KEYFILE_PASSWORD", .0.display())]
-    PasswordMissing(PathBuf),
-    /// It is another password.
-    #[error("{} cannot be decrypted with CLUSTER_SERVICE_KEYFILE_PASSWORD: {reason}", path.display())]
-    Password {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    /// The key cannot be used.
+    #[error(transparent)]
+    Key(#[from] manager_http::TlsError),
     /// Certificate and key do not fit.
     #[error("certificate and key in MQTT_CERT cannot be used: {0}")]
     Unusable(#[from] rustls::Error),
@@ -63,11 +51,11 @@ pub fn transport(config: &Config) -> Result<Transport, TlsError> {
         roots.add(certificate)?;
     }
     let chain = certificates(&folder.join("cluster_net.crt"))?;
-    let password = config
-        .cluster_service_keyfile_password
-        .as_deref()
-        .filter(|password| !password.is_empty());
-    let key = key(&folder.join("cluster_net.key"), password)?;
+    let password = (
+        "CLUSTER_SERVICE_KEYFILE_PASSWORD",
+        config.cluster_service_keyfile_password.as_deref(),
+    );
+    let key = manager_http::private_key(("MQTT_CERT", &folder.join("cluster_net.key")), password)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -99,21 +87,4 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         return Err(not_pem(path, &"it holds no certificate"));
     }
     Ok(found)
-}
-
-fn key(path: &Path, password: Option<&str>) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = read(path)?;
-    if !text.contains(&format!("-----BEGIN {ENCRYPTED}-----")) {
-        return PrivateKeyDer::from_pem_slice(text.as_bytes())
-            .map_err(|error| not_pem(path, &error));
-    }
-    let password = password.ok_or_else(|| TlsError::PasswordMissing(path.to_owned()))?;
-    let (_, document) = SecretDocument::from_pem(&text).map_err(|error| not_pem(path, &error))?;
-    let wrong = |reason: pkcs8::Error| TlsError::Password {
-        path: path.to_owned(),
-        reason: reason.to_string(),
-    };
-    let encrypted = EncryptedPrivateKeyInfo::try_from(document.as_bytes()).map_err(wrong)?;
-    let plain = encrypted.decrypt(password).map_err(wrong)?;
-    Ok(PrivatePkcs8KeyDer::from(plain.as_bytes().to_vec()).into())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -203,8 +203,12 @@ async fn the_death_of_the_cluster_server_that_holds_the_subscription_is_survived
         world.job(1).await.unwrap()["instance_list"][0]["draining"],
         true
     );
-    // The new subscription brings what comes now, without a gap that the question would close.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // The new subscription brings what comes now.
+    eventually("the promoted server is listened to", async || {
+        let listeners = cli(servers[3].port, "PUBSUB NUMSUB oak:root:changes:c1");
+        (listeners.lines().last()? == "1").then_some(())
+    })
+    .await;
     asker.node.forget();
     world.instance(1, 1, &worker).await;
     let until = Instant::now() + AGREEMENT;

@@ -13,5 +13,6 @@ mod support;
 mod channel;
 mod deaths;
 mod failover;
+mod listening;
 mod secured;
 mod world;

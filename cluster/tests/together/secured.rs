@@ -11,18 +11,20 @@ fn secured(world: &mut World) {
     certificates(&world.folder.0, &["root", "manager"]);
     for (setting, file) in [
         ("ROOT_CERT_FILE", "root.crt"),
-        ("ROOT_KEY_FILE", "root.plain"),
+        ("ROOT_KEY_FILE", "root.key"),
         ("CLUSTER_CA_FILE", "ca.crt"),
     ] {
         world.set_root(setting, &format!("{at}/{file}"));
     }
     for (setting, file) in [
         ("CLUSTER_CERT_FILE", "manager.crt"),
-        ("CLUSTER_KEY_FILE", "manager.plain"),
+        ("CLUSTER_KEY_FILE", "manager.key"),
         ("ROOT_CA_FILE", "ca.crt"),
     ] {
         world.set(setting, &format!("{at}/{file}"));
     }
+    world.set("CLUSTER_KEYFILE_PASSWORD", "secret");
+    world.set_root("ROOT_KEYFILE_PASSWORD", "secret");
     world.set("ROOT_SERVICE_MANAGER_USE_TLS", "True");
     world.set("CLUSTER_SERVICE_MANAGER_USE_TLS", "1");
     world.set_root("CLUSTER_SERVICE_MANAGER_USE_TLS", "true");

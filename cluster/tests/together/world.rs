@@ -14,7 +14,7 @@ use crate::support::{Folder, Node, Process, eventually, free_port, mosquitto, re
 pub const AGREEMENT: Duration = Duration::from_secs(60);
 
 /// The root's program, built beside ours.
-fn root_program() -> PathBuf {
+pub fn root_program() -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_cluster-service-manager"))
         .with_file_name("root-service-manager");
     if !path.exists() {

@@ -234,6 +234,9 @@ pub struct Changes {
     pub revision: u64,
     /// Jobs of the caller's interest that changed.
     pub jobs: Vec<JobName>,
+    /// Who the root takes the caller for, where that is one cluster: its channel has this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
 }
 
 /// A message on `oak:root:changes:<cluster_id>` (**new**).

@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use subtle::ConstantTimeEq as _;
 
 /// The managers' own interface.
-const GUARDED: &str = "/api/net/";
+pub(crate) const GUARDED: &str = "/api/net/";
 
 /// What a caller of `/api/net/` has to show: any one of what is set, or nothing when nothing is.
 #[derive(Clone, Default)]

@@ -3,21 +3,24 @@
 //! The orchestrators call without credentials and in the clear, so everything here is off until it
 //! is set, and [`Guard::say`] says so in the log. What is set holds for `/api/net/`, the managers' own
 //! interface: a bearer token, or a client certificate ([`Guard`]). How much one caller may take of a
-//! manager is bounded in any case ([`Limits`]). The other direction, from manager to manager, is
-//! [`Client`].
+//! manager is bounded in any case ([`Limits`]), and what was asked and how long it took is counted
+//! ([`Requests`]). The other direction, from manager to manager, is [`Client`].
 #![forbid(unsafe_code)]
 
 mod client;
+pub mod docs;
 mod guard;
 mod limits;
+mod requests;
 mod server;
 mod tls;
 
 pub use client::{Answer, CallError, Client};
 pub use guard::Guard;
 pub use limits::Limits;
+pub use requests::{Requests, known_route};
 pub use server::serve;
-pub use tls::{TlsError, client_config, server_config};
+pub use tls::{Identity, Secret, TlsError, client_config, private_key, server_config};
 
 /// A URL as it may stand in a log: without user and password.
 #[must_use]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::ConnectInfo;
+use axum::extract::{ConnectInfo, MatchedPath};
 use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Request, Response, StatusCode};
 use axum::response::IntoResponse as _;
@@ -28,7 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::Service as _;
 
 use crate::limits::{Connections, Rate};
-use crate::{Guard, Limits};
+use crate::{Guard, Limits, Requests};
 
 /// A connection may be silent for this long.
 const IDLE: Duration = Duration::from_secs(75);
@@ -47,6 +47,7 @@ struct Shared {
     limits: Limits,
     rate: Rate,
     tls: Option<TlsAcceptor>,
+    requests: Arc<Requests>,
 }
 
 /// Serves until `stop` turns true; then finishes the open requests and returns.
@@ -56,6 +57,7 @@ pub async fn serve(
     guard: Guard,
     limits: Limits,
     tls: Option<Arc<ServerConfig>>,
+    requests: Arc<Requests>,
     mut stop: watch::Receiver<bool>,
 ) {
     allow_files(limits.max_connections);
@@ -66,6 +68,7 @@ pub async fn serve(
         limits,
         rate: Rate::new(limits.max_requests_per_second),
         tls: tls.map(TlsAcceptor::from),
+        requests,
     });
     let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
     let mut complained: Option<Instant> = None;
@@ -153,7 +156,15 @@ async fn talk(
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         let shared = Arc::clone(shared);
-        async move { Ok::<_, Infallible>(answer(request, peer, certified, &shared).await) }
+        async move {
+            let (start, method) = (Instant::now(), request.method().clone());
+            let answer = answer(request, peer, certified, &shared).await;
+            let route = answer.extensions().get::<MatchedPath>();
+            shared
+                .requests
+                .count(&method, route, answer.status(), start.elapsed());
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut talk = std::pin::pin!(
         http1::Builder::new()
@@ -221,13 +232,16 @@ async fn in_json(answer: Response<Body>) -> Response<Body> {
     if is_json || !(status.is_client_error() || status.is_server_error()) {
         return answer;
     }
-    let body = Limited::new(answer.into_body(), ERROR_BYTES)
-        .collect()
-        .await;
+    let (head, body) = answer.into_parts();
+    let extensions = head.extensions;
+    let body = Limited::new(body, ERROR_BYTES).collect().await;
     let text = body.map_or_else(|_| Bytes::new(), Collected::to_bytes);
     let text = String::from_utf8_lossy(&text);
-    match text.trim() {
-        "" => refuse(status, status.canonical_reason().unwrap_or("refused")),
-        text => refuse(status, text),
-    }
+    let text = match text.trim() {
+        "" => status.canonical_reason().unwrap_or("refused"),
+        text => text,
+    };
+    let mut refused = refuse(status, text);
+    *refused.extensions_mut() = extensions;
+    refused
 }

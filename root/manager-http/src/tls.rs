@@ -3,11 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pkcs8::{EncryptedPrivateKeyInfo, SecretDocument};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// First line of a key that needs a password.
+const ENCRYPTED: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----";
 
 /// Why TLS cannot be used as it is set up.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +60,45 @@ fn chain(file: Named<'_>) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(found)
 }
 
-fn key(file: Named<'_>) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(file.1).map_err(|error| wrong(file, &error))
+/// Our own certificate and key. All are named by their settings.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'a> {
+    /// PEM, with the chain after it if there is one.
+    pub certificate: (&'static str, &'a Path),
+    /// PEM; PKCS#8 where it is encrypted.
+    pub key: (&'static str, &'a Path),
+    /// Password of the key; empty is none.
+    pub password: Secret<'a>,
+}
+
+/// A password, with the setting that names it.
+pub type Secret<'a> = (&'static str, Option<&'a str>);
+
+/// Reads a private key, and decrypts it where it is encrypted.
+///
+/// # Errors
+/// See [`TlsError`].
+pub fn private_key(
+    file: Named<'_>,
+    (setting, password): Secret<'_>,
+) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = std::fs::read_to_string(file.1).map_err(|error| wrong(file, &error))?;
+    if !text.contains(ENCRYPTED) {
+        return PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| wrong(file, &error));
+    }
+    let Some(password) = password.filter(|password| !password.is_empty()) else {
+        return Err(wrong(file, &format!("it is encrypted; set {setting}")));
+    };
+    let undone = |error: pkcs8::Error| {
+        wrong(
+            file,
+            &format!("cannot be decrypted with {setting}: {error}"),
+        )
+    };
+    let (_, document) = SecretDocument::from_pem(&text).map_err(|error| wrong(file, &error))?;
+    let encrypted = EncryptedPrivateKeyInfo::try_from(document.as_bytes()).map_err(undone)?;
+    let plain = encrypted.decrypt(password).map_err(undone)?;
+    Ok(PrivatePkcs8KeyDer::from(plain.as_bytes().to_vec()).into())
 }
 
 fn authority(file: Named<'_>) -> Result<Arc<RootCertStore>, TlsError> {
@@ -76,8 +117,7 @@ fn authority(file: Named<'_>) -> Result<Arc<RootCertStore>, TlsError> {
 /// # Errors
 /// See [`TlsError`].
 pub fn server_config(
-    certificate: Named<'_>,
-    key_file: Named<'_>,
+    own: &Identity<'_>,
     callers: Option<Named<'_>>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider())
@@ -95,7 +135,7 @@ pub fn server_config(
         None => builder.with_no_client_auth(),
     };
     builder
-        .with_single_cert(chain(certificate)?, key(key_file)?)
+        .with_single_cert(chain(own.certificate)?, private_key(own.key, own.password)?)
         .map(Arc::new)
         .map_err(unusable)
 }
@@ -106,15 +146,15 @@ pub fn server_config(
 /// See [`TlsError`].
 pub fn client_config(
     server: Named<'_>,
-    own: Option<(Named<'_>, Named<'_>)>,
+    own: Option<&Identity<'_>>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
         .with_root_certificates(authority(server)?);
     match own {
-        Some((certificate, key_file)) => builder
-            .with_client_auth_cert(chain(certificate)?, key(key_file)?)
+        Some(own) => builder
+            .with_client_auth_cert(chain(own.certificate)?, private_key(own.key, own.password)?)
             .map_err(unusable),
         None => Ok(builder.with_no_client_auth()),
     }

@@ -24,6 +24,9 @@ pub enum UrlError {
         "a redis-sentinel URL needs the master's name: redis-sentinel://h1:26379,h2:26379/0?service=NAME"
     )]
     Service,
+    /// The file with the authority of the servers' certificates holds something else.
+    #[error("the authority of the Redis servers' certificates cannot be used: {0}")]
+    Authority(String),
     /// The Redis client refuses the URL.
     #[error("the Redis URL is malformed: {0}")]
     Malformed(String),

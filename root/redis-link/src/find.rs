@@ -80,8 +80,9 @@ pub(crate) async fn find(target: &Target, slot_key: &str) -> Result<Found, LinkE
 
 fn open(target: &Target, host: &str, port: u16) -> Result<Found, LinkError> {
     let at = format!("{host}:{port}");
-    let client =
-        Client::open(target.url_of(host, port, true)).map_err(|error| unreachable(&error, &at))?;
+    let client = target
+        .client(target.url_of(host, port, true))
+        .map_err(|error| unreachable(&error, &at))?;
     Ok(Found { client, at })
 }
 
@@ -120,7 +121,8 @@ async fn ask_sentinel(
     // Sentinels mostly have no password even where their servers do.
     let mut last = None;
     for with_credentials in [false, true] {
-        let client = Client::open(target.sentinel_url(host, port, with_credentials))
+        let client = target
+            .client(target.sentinel_url(host, port, with_credentials))
             .map_err(|error| unreachable(&error, &at))?;
         let answer = match connect(&client, &at).await {
             Ok(mut connection) => question

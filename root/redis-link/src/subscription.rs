@@ -4,7 +4,7 @@
 //! heartbeat runs on the same connection, and after every (re)subscription the consumer is told
 //! that messages may be missing before it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
@@ -17,6 +17,8 @@ use crate::{LinkError, Target};
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Without an answer for this long the server is given up.
 const SILENCE: Duration = Duration::from_secs(3);
+/// A reason that stays the same is logged this often.
+const REPEAT: Duration = Duration::from_secs(60);
 /// Messages that wait for the consumer; beyond, the connection is read no further.
 const BACKLOG: usize = 1024;
 
@@ -66,12 +68,21 @@ impl Drop for Subscription {
 
 async fn run(target: Target, slot_key: String, channels: Vec<String>, to: mpsc::Sender<Event>) {
     let mut pause = Duration::from_millis(100);
+    let mut said: Option<(String, Instant)> = None;
     loop {
         let mut subscribed = false;
         match listen(&target, &slot_key, &channels, &to, &mut subscribed).await {
             Ok(()) => return,
             Err(error) => {
-                tracing::warn!(%error, ?channels, "subscription lost; looking for Redis again");
+                let text = error.to_string();
+                // The same reason, try after try, is one piece of news.
+                let news = said
+                    .as_ref()
+                    .is_none_or(|(before, at)| *before != text || at.elapsed() >= REPEAT);
+                if subscribed || news {
+                    tracing::warn!(%error, ?channels, "not subscribed; looking for Redis again");
+                    said = Some((text, Instant::now()));
+                }
             }
         }
         if subscribed {

@@ -1,5 +1,9 @@
 //! `REDIS_URL`: which servers, how to find the one that counts, and with what credentials.
 
+use std::sync::Arc;
+
+use redis::{Client, RedisError, TlsCertificates};
+
 use crate::UrlError;
 
 /// How the server is found.
@@ -21,6 +25,8 @@ pub struct Target {
     pub(crate) database: u32,
     /// The `#insecure` fragment of the `redis` crate, or empty.
     fragment: String,
+    /// The authority of the servers' certificates, PEM; the system's ones without it.
+    authority: Option<Arc<[u8]>>,
 }
 
 impl Target {
@@ -91,6 +97,7 @@ impl Target {
             userinfo,
             database,
             fragment,
+            authority: None,
         };
         for (host, port) in &target.hosts {
             // The client's own parser has the last word on hosts and credentials.
@@ -99,6 +106,51 @@ impl Target {
             })?;
         }
         Ok(target)
+    }
+
+    /// The same servers, which must show a certificate of this authority (PEM) where they are reached by TLS.
+    ///
+    /// # Errors
+    /// The text holds no certificate.
+    pub fn with_authority(mut self, pem: &[u8]) -> Result<Self, UrlError> {
+        use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+        let unusable = |reason: &dyn std::fmt::Display| UrlError::Authority(reason.to_string());
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| unusable(&error))?;
+            roots.add(certificate).map_err(|error| unusable(&error))?;
+        }
+        if roots.is_empty() {
+            return Err(unusable(&"it holds no certificate"));
+        }
+        self.authority = Some(pem.into());
+        Ok(self)
+    }
+
+    /// Whether the servers are reached by TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// Whether it is one server, found without asking others.
+    #[must_use]
+    pub fn is_single(&self) -> bool {
+        self.kind == Kind::Single
+    }
+
+    /// A client for the URL of one of the servers.
+    pub(crate) fn client(&self, url: String) -> Result<Client, RedisError> {
+        match &self.authority {
+            Some(pem) if self.tls => {
+                let certificates = TlsCertificates {
+                    client_tls: None,
+                    root_cert: Some(pem.to_vec()),
+                };
+                Client::build_with_tls(url, certificates)
+            }
+            _ => Client::open(url),
+        }
     }
 
     /// The URL of one server.
@@ -224,6 +276,15 @@ mod tests {
     fn what_names_no_redis_is_refused_with_a_reason() {
         assert!(matches!(Target::parse("http://x"), Err(UrlError::Scheme(s)) if s == "http"));
         assert!(matches!(Target::parse("x"), Err(UrlError::Scheme(_))));
+        for pem in [
+            "",
+            "text",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        ] {
+            let target = Target::parse("rediss://h").unwrap();
+            let refused = target.with_authority(pem.as_bytes());
+            assert!(matches!(refused, Err(UrlError::Authority(_))), "{pem}");
+        }
         assert!(matches!(Target::parse("redis://"), Err(UrlError::Host(_))));
         assert!(matches!(
             Target::parse("redis://h:x"),

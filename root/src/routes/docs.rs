@@ -1,11 +1,10 @@
-//! The description of this interface, for programs and for people: generated from the handlers, so
-//! that it says what they do. The page loads nothing from elsewhere, so it works where there is no
-//! way out.
+//! The description of this interface: generated from the handlers, so that it says what they do.
 
 use std::sync::LazyLock;
 
-use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use axum::response::{Html, IntoResponse};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use manager_http::docs::Refusals;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -45,7 +44,7 @@ use super::{
         health::ready,
         health::metrics,
     ),
-    modifiers(&Token)
+    modifiers(&Token, &Refusals)
 )]
 struct Description;
 
@@ -69,42 +68,16 @@ pub(crate) async fn description() -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], TEXT.as_str())
 }
 
-/// A page that shows it.
-pub(crate) async fn page() -> impl IntoResponse {
-    (
-        [(CONTENT_SECURITY_POLICY, overview::POLICY)],
-        Html(include_str!("../docs/page.html")),
-    )
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
-    /// The router and the description list the same; what is for people alone is not in it.
     #[test]
     fn every_route_is_described() {
-        let source = include_str!("mod.rs");
-        let router = source.split("pub(crate) fn router").nth(1).unwrap();
-        let text: String = router.chars().filter(|c| !c.is_whitespace()).collect();
-        let mut routes = BTreeSet::new();
-        for route in text.split(".route(\"").skip(1) {
-            let (path, rest) = route.split_once('"').unwrap();
-            let method = rest.trim_start_matches(',').split('(').next().unwrap();
-            if !path.ends_with('/') && !["/", "/docs/openapi.json", "/api/docs"].contains(&path) {
-                routes.insert(format!("{method} {path}"));
-            }
-        }
-        let description = serde_json::to_value(Description::openapi()).unwrap();
-        let mut described = BTreeSet::new();
-        for (path, methods) in description["paths"].as_object().unwrap() {
-            for method in methods.as_object().unwrap().keys() {
-                described.insert(format!("{method} {path}"));
-            }
-        }
-        assert_eq!(routes, described);
-        assert!(routes.len() > 20);
+        let router = include_str!("mod.rs").split("fn router").nth(1).unwrap();
+        let description = Description::openapi();
+        let none: [&str; 0] = [];
+        assert_eq!(manager_http::docs::differences(&description, router), none);
+        assert!(description.paths.paths.len() > 20);
     }
 }

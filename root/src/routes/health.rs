@@ -29,8 +29,6 @@ pub(crate) async fn ready(State(state): State<AppState>) -> Result<&'static str,
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, description = "Prometheus text", body = String, content_type = "text/plain"), Unavailable))]
 pub(crate) async fn metrics(State(state): State<AppState>) -> Result<impl IntoResponse, ApiError> {
     let overview = state.store.overview().await?;
-    Ok((
-        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
-        state.metrics.text(&overview),
-    ))
+    let text = state.metrics.text(&overview) + &state.requests.text();
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text))
 }

@@ -24,6 +24,8 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::routing::{delete, get, post};
 
+use manager_http::Requests;
+
 use crate::jwt::Verifier;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -41,7 +43,9 @@ pub(crate) struct AppState {
     pub(crate) notifier: Arc<Notifier>,
     /// Tokens.
     pub(crate) jwt: Arc<Verifier>,
-    /// Counters.
+    /// Counters of requests.
+    pub(crate) requests: Arc<Requests>,
+    /// Other counters.
     pub(crate) metrics: Arc<Metrics>,
     /// Changes, for those who look.
     pub(crate) live: Arc<Live>,
@@ -63,7 +67,7 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/api/net/{id}/{number}/drain", post(instance::drain))
         .route("/api/net/interest/{job}", delete(interest::delete))
         .route("/api/net/host", post(host::allocate))
-        .route("/api/net/subnet", get(subnet::take))
+        .route("/api/net/subnet", get(subnet::take).head(unknown_method))
         .route("/api/net/subnet/{address}", delete(subnet::give_back))
         .route("/api/net/changes", get(changes::since))
         .route(
@@ -87,12 +91,13 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/api/net/overview/events", get(overview::events))
         .route("/", get(overview::page))
         .route("/docs/openapi.json", get(docs::description))
-        .route("/api/docs", get(docs::page))
+        .route("/api/docs", get(manager_http::docs::page))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
+        .layer(axum::middleware::from_fn(manager_http::known_route))
         // The server has a limit of its own, which is a setting.
         .layer(DefaultBodyLimit::disable())
         .with_state(state)

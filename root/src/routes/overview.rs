@@ -10,15 +10,13 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse};
 use futures_util::Stream;
+use manager_http::docs::POLICY;
 use protocol::root_http::Overview;
 use serde::Deserialize;
 
 use super::AppState;
 use super::answer::ApiError;
 use super::refusal::{Malformed, Unavailable};
-
-/// Nothing from elsewhere, and nothing of ours anywhere else.
-pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The page.
 pub(crate) async fn page() -> impl IntoResponse {

@@ -126,6 +126,10 @@ impl Store {
             epoch,
             revision,
             jobs,
+            cluster_id: match &clusters[..] {
+                [one] => Some(one.clone()),
+                _ => None,
+            },
         };
         Ok((changes, clusters))
     }

@@ -142,6 +142,48 @@ async fn metrics_show_clusters_and_pools() {
     assert!(text.contains("oak_root_ipv4_next_index 1"), "{text}");
 }
 
+#[tokio::test]
+async fn metrics_count_requests_by_route_and_how_long_they_took() {
+    let redis = Redis::start().await;
+    let root = Root::start(&redis, &[("MAX_BODY_BYTES", "1000")]).await;
+    root.register("c1", 1).await;
+    for n in 1..4 {
+        root.service(n).await.is(200);
+        root.job(n).await;
+    }
+    root.job_for(9, "c1").await.is(404);
+    root.get("/nothing").await.is(404);
+    root.get("/api/net/cluster").await.is(405);
+    root.service_with(1, json!({"filler": "x".repeat(2000)}))
+        .await
+        .is(413);
+    let text = root.get("/metrics").await.is(200).text;
+    let table = "/api/net/service/{name}/instances";
+    for line in [
+        format!(r#"http_requests_total{{method="GET",route="{table}",status="200"}} 3"#),
+        format!(r#"http_requests_total{{method="GET",route="{table}",status="404"}} 1"#),
+        r#"http_requests_total{method="GET",route="none",status="404"} 1"#.to_owned(),
+        r#"http_requests_total{method="GET",route="/api/net/cluster",status="405"} 1"#.to_owned(),
+        r#"http_requests_total{method="POST",route="/api/net/service/deploy",status="413"} 1"#
+            .to_owned(),
+        format!(r#"http_request_duration_seconds_count{{route="{table}"}} 4"#),
+        format!(r#"http_request_duration_seconds_bucket{{route="{table}",le="+Inf"}} 4"#),
+    ] {
+        assert!(text.lines().any(|is| is == line), "{line} in\n{text}");
+    }
+}
+
+/// A look must not take anything.
+#[tokio::test]
+async fn a_head_request_hands_out_no_subnetwork() {
+    let redis = Redis::start().await;
+    let root = Root::start(&redis, &[]).await;
+    let look = http().head(root.url("/api/net/subnet"));
+    assert_eq!(look.send().await.unwrap().status(), 405);
+    let first = root.get("/api/net/subnet").await.is(200).json();
+    assert_eq!(first["subnet_addr"], "10.18.0.0");
+}
+
 /// Every key is in one slot, so that the scripts run on a Redis Cluster.
 #[tokio::test]
 async fn it_works_on_a_redis_cluster() {
@@ -231,8 +273,11 @@ fn help_names_every_variable_and_logs_are_json_where_asked() {
         "SYSTEM_MANAGER_PORT",
         "ADDRESS_REST_SECONDS",
         "CLUSTER_EXPIRY_SECONDS",
+        "REDIS_CA_FILE",
+        "ROOT_KEYFILE_PASSWORD",
         "LOG_JSON",
         "RUST_LOG",
+        "cluster-access",
         "import",
         "export",
     ] {
@@ -304,9 +349,11 @@ async fn it_speaks_tls_to_redis_and_trusts_only_its_authority() {
     ])
     .await;
     let url = format!("rediss://localhost:{port}");
-    let trusting = Root::launch(&url, &[("SSL_CERT_FILE", &file("ca.crt"))]).await;
-    trusting.wait_ready().await;
-    trusting.get("/api/net/subnet").await.is(200);
+    for setting in ["SSL_CERT_FILE", "REDIS_CA_FILE"] {
+        let trusting = Root::launch(&url, &[(setting, &file("ca.crt"))]).await;
+        trusting.wait_ready().await;
+        trusting.get("/api/net/subnet").await.is(200);
+    }
     let stranger = Root::launch(&url, &[]).await;
     let refused = stranger.get("/api/net/subnet").await.is(503);
     assert!(
