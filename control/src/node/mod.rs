@@ -384,13 +384,20 @@ impl Node {
             containers
         };
         let links = self.netlink.links().await.unwrap_or_default();
-        for container in containers {
-            let link_stands = links
+        let stands = |container: &Container| {
+            links
                 .iter()
-                .any(|link| link.index == container.ifindex && link.name == container.interface);
-            let alive = link_stands && still_lives(&container);
+                .any(|link| link.index == container.ifindex && link.name == container.interface)
+                && still_lives(container)
+        };
+        let (alive, dead): (Vec<_>, Vec<_>) = containers.into_iter().partition(stands);
+        // All in one transaction: a program's run for each would take seconds where there are hundreds.
+        let interfaces: Vec<String> = alive.iter().map(|one| one.interface.clone()).collect();
+        let shielded = self.firewall.shield_all(&interfaces).await.is_ok();
+        let dead = dead.into_iter().map(|container| (container, false));
+        for (container, alive) in alive.into_iter().map(|one| (one, true)).chain(dead) {
             let outcome = if alive {
-                self.attach_again(&container).await
+                self.attach_again(&container, shielded).await
             } else {
                 Err("it ended meanwhile".to_owned())
             };
@@ -412,11 +419,14 @@ impl Node {
         gone
     }
 
-    async fn attach_again(&self, container: &Container) -> Result<(), String> {
-        self.firewall
-            .shield(&container.interface)
-            .await
-            .map_err(|error| error.to_string())?;
+    async fn attach_again(&self, container: &Container, shielded: bool) -> Result<(), String> {
+        if !shielded {
+            // Which of them is to blame shows one by one.
+            self.firewall
+                .shield(&container.interface)
+                .await
+                .map_err(|error| error.to_string())?;
+        }
         let attachment = attachment(container);
         self.forward(move |forwarding| forwarding.attach(attachment))
             .await
