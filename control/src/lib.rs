@@ -13,6 +13,7 @@ pub mod dataplane;
 mod firewall;
 pub mod forwarding;
 mod host;
+mod host_firewall;
 pub mod http;
 pub mod instance;
 mod netlink;

@@ -31,6 +31,7 @@ use crate::config::{NetConfig, TunConfig};
 use crate::firewall::{Firewall, Rules};
 use crate::forwarding::{AccessKind, Attachment, Event, Forwarding};
 use crate::host;
+use crate::host_firewall;
 use crate::instance;
 use crate::netlink::Netlink;
 use crate::state::{Container, Published, State, StateError, StateFile, boot_id};
@@ -95,6 +96,8 @@ struct Inner {
     up: bool,
     endpoint: Option<IpAddr>,
     reserved: Vec<(Key, Published)>,
+    /// What the machine's own firewall has against containers' traffic.
+    host_firewall: Option<String>,
     /// Containers that were gone at the start; the cluster is told with every link until `/register` has settled which.
     ended_unseen: Vec<Container>,
 }
@@ -149,6 +152,8 @@ pub struct Status {
     pub subnetworks: Vec<String>,
     /// Addresses that were handed out again before they had rested.
     pub reused_early: u64,
+    /// What the machine's own firewall has against containers' traffic, and the remedy.
+    pub host_firewall: Option<String>,
     /// The link to the cluster.
     pub link: LinkStatus,
     /// Attached containers.
@@ -222,6 +227,7 @@ impl Node {
                 up: false,
                 endpoint: None,
                 reserved: Vec::new(),
+                host_firewall: None,
                 ended_unseen: Vec::new(),
             }),
             link: Mutex::new(None),
@@ -364,10 +370,25 @@ impl Node {
             .set_rules(&self.rules())
             .await
             .map_err(|error| error.to_string())?;
+        self.open_host_firewall().await;
         if let Some(first) = subnets.first() {
             self.tell_link(Command::Gateway(first.gateway));
         }
         Ok(())
+    }
+
+    /// Whether there is a host interface with addresses of ours.
+    fn is_configured(&self) -> bool {
+        !self.inner().state.ledger.subnets().is_empty()
+    }
+
+    /// Clears what the machine's own firewall has against containers' traffic, or says it.
+    async fn open_host_firewall(&self) {
+        let closed = host_firewall::open(&self.options.tun.host_interface).await;
+        let before = std::mem::replace(&mut self.inner().host_firewall, closed.clone());
+        if let Some(reason) = closed.filter(|reason| before.as_ref() != Some(reason)) {
+            tracing::warn!("{reason}");
+        }
     }
 
     /// Takes over what an earlier run left standing. Answers the containers that are gone.
@@ -500,6 +521,7 @@ impl Node {
                 })
                 .collect(),
             reused_early: inner.state.ledger.reused_early,
+            host_firewall: inner.host_firewall.clone(),
             link,
             containers: inner
                 .state

@@ -2,19 +2,21 @@
 //!
 //! The whole system runs, in namespaces on this machine; what is measured is what the NodeEngine and a container see.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+mod cluster;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
-use journeys::container::Container;
+use cluster::{Place, Session};
 use journeys::http::Server;
 use journeys::measure::ECHO_PORT;
 use journeys::namespace::Namespace;
 use journeys::node::Uplink;
+use journeys::orchestrator::Table;
 use journeys::process::{Launch, Process};
 use journeys::run::Stage;
 use journeys::services::BROKER_PORT;
@@ -34,7 +36,7 @@ struct Options {
     deploys: usize,
     /// Services whose first packet is timed.
     #[arg(long, default_value_t = 20)]
-    services: usize,
+    services: u8,
     /// Seconds that the idle node is looked at.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
@@ -217,66 +219,65 @@ fn attach(topology: &Topology, pids: &[u32], count: usize) -> Result<Vec<Figure>
     ])
 }
 
-/// Round trips to the broker from the node: MQTT's own ping.
-fn broker_round_trip(topology: &Topology) -> Result<f64> {
+/// A session with the broker, from one of the nodes.
+fn session(topology: &Topology, node: usize, id: &str) -> Result<Session> {
     let target = SocketAddr::new(IpAddr::V4(topology.broker.address), BROKER_PORT);
-    let mut broker: TcpStream = topology.nodes[0]
-        .namespace
-        .connect(target, Duration::from_secs(5))?;
-    broker.set_nodelay(true)?;
-    // CONNECT with a clean session and a keep-alive of a minute.
-    broker.write_all(&[
-        0x10, 16, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, 4, b'p', b'e', b'r', b'f',
-    ])?;
-    broker
-        .read_exact(&mut [0; 4])
-        .context("the broker's welcome")?;
-    let mut times = Vec::new();
-    for _ in 0..200 {
-        let asked = Instant::now();
-        broker.write_all(&[0xc0, 0])?;
-        broker.read_exact(&mut [0; 2])?;
-        times.push(asked.elapsed());
-    }
-    Ok(quantile(&mut times, 0.5))
+    let inside = &topology.nodes[node].namespace;
+    Session::open(inside.connect(target, Duration::from_secs(5))?, id)
 }
 
-/// The first datagram to a service that the node does not know, compared with the next one.
-fn first_packets(topology: &mut Topology, count: usize) -> Result<Vec<Figure>> {
-    let mut services = Vec::new();
-    let mut instances = Vec::new();
-    for number in 0..count {
-        let (service, deployed) =
-            topology.deploy(&format!("perf.test.far{number}.default"), &[1])?;
-        instances.push(deployed);
-        services.push(service);
-    }
-    let wanted: Vec<_> = services.iter().map(|service| (service, 1)).collect();
-    let tables = topology.wait_running(&wanted)?;
-    let (_own, client) = topology.deploy_client(CLIENT, 0)?;
-    let broker = broker_round_trip(topology)?;
-    let inside: &Container = &client.container;
-    let mut extra = Vec::new();
-    inside.namespace().enter(|| -> Result<()> {
-        for table in &tables {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
-            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-            socket.connect((table.service_ip, ECHO_PORT))?;
-            let mut echo = || -> Result<Duration> {
-                let sent = Instant::now();
-                socket.send(b"first")?;
-                let length = socket
-                    .recv(&mut [0; 16])
-                    .context("the echo of the first packet")?;
-                ensure!(length == 5, "another's echo");
-                Ok(sent.elapsed())
-            };
-            let first = echo()?;
-            let next = (0..5).map(|_| echo()).collect::<Result<Vec<_>>>()?;
-            let next = next.into_iter().min().unwrap_or_default();
-            extra.push(first.saturating_sub(next));
+/// Datagrams that are echoed, a new source port for each round: how much longer the first takes than the next ones.
+fn delay(to: Ipv4Addr) -> Result<Duration> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.connect((to, ECHO_PORT))?;
+    let echo = || -> Result<Duration> {
+        let sent = Instant::now();
+        socket.send(b"first")?;
+        let length = socket
+            .recv(&mut [0; 16])
+            .with_context(|| format!("the echo of the first packet to {to}"))?;
+        ensure!(length == 5, "another's echo");
+        Ok(sent.elapsed())
+    };
+    let first = echo()?;
+    let next = (0..5).map(|_| echo()).collect::<Result<Vec<_>>>()?;
+    Ok(first.saturating_sub(next.into_iter().min().unwrap_or_default()))
+}
+
+/// The first datagram to a service that the node does not know and the cluster does.
+fn first_packets(topology: &mut Topology, count: u8) -> Result<Vec<Figure>> {
+    let (far, _instances) = topology.deploy("perf.test.far.default", &[1])?;
+    let (own, client) = topology.deploy_client(CLIENT, 0)?;
+    let tables = topology.wait_running(&[(&far, 1), (&own, 1)])?;
+    // The node tells the cluster of both, and what it is told in answer is at an end before the other cluster answers.
+    let IpAddr::V4(known) = tables[0].service_ip else {
+        bail!("a service without an IPv4 address");
+    };
+    client.container.namespace().enter(|| delay(known))??;
+    let place = |table: &Table, node: usize| -> Result<Place> {
+        let instance = table.instances.first().context("no instance")?;
+        Ok(Place {
+            namespace_ip: instance.namespace_ip.to_string(),
+            instance_ip: instance.instance_ip.to_string(),
+            host_ip: topology.nodes[node].underlay.to_string(),
+        })
+    };
+    let (server, caller) = (place(&tables[0], 1)?, place(&tables[1], 0)?);
+    // What the managers take for an answer is their own benchmark's.
+    for manager in &mut topology.processes {
+        if manager.name() == "cluster" {
+            manager.kill()?;
         }
-        Ok(())
+    }
+    let mut broker = session(topology, 0, "pings")?.pings(200)?;
+    let broker = quantile(&mut broker, 0.5);
+    let cluster = session(topology, 0, "cluster")?;
+    std::thread::spawn(move || cluster.answer(&caller, &server));
+    let mut extra = client.container.namespace().enter(|| {
+        (1..=count)
+            .map(|number| delay(Ipv4Addr::new(10, 30, 200, number)))
+            .collect::<Result<Vec<_>>>()
     })??;
     let limit = 2.0 * broker + 5.0;
     Ok(vec![
