@@ -479,13 +479,18 @@ impl Node {
         {
             complain("the data plane did not let go", &error);
         }
-        if let Err(error) = self.firewall.unshield(&container.interface).await {
+        let unplug = async {
+            match self.netlink.link(&container.interface).await? {
+                Some(link) => self.netlink.delete_link(link.index).await,
+                None => Ok(()),
+            }
+        };
+        let (unshielded, unplugged) =
+            tokio::join!(self.firewall.unshield(&container.interface), unplug);
+        if let Err(error) = unshielded {
             complain("its rule could not be removed", &error);
         }
-        let link = self.netlink.link(&container.interface).await;
-        if let Ok(Some(link)) = link
-            && let Err(error) = self.netlink.delete_link(link.index).await
-        {
+        if let Err(error) = unplugged {
             complain("its interface could not be removed", &error);
         }
         if let Some(name) = &container.made_namespace
