@@ -100,14 +100,26 @@ impl Firewall {
 
     /// Drops the kernel's copy of what arrives on a host end.
     pub async fn shield(&self, interface: &str) -> Result<(), FirewallError> {
+        self.apply(self.render_shield(interface)).await
+    }
+
+    /// The same for many, in one transaction.
+    pub async fn shield_all(&self, interfaces: &[String]) -> Result<(), FirewallError> {
+        if interfaces.is_empty() {
+            return Ok(());
+        }
+        let shields = interfaces.iter().map(|name| self.render_shield(name));
+        self.apply(shields.collect()).await
+    }
+
+    fn render_shield(&self, interface: &str) -> String {
         let table = &self.table;
-        self.apply(format!(
+        format!(
             "add table netdev {table}\n\
              add chain netdev {table} {interface}\n\
              delete chain netdev {table} {interface}\n\
              add chain netdev {table} {interface} {{ type filter hook ingress device \"{interface}\" priority 0; policy drop; }}\n"
-        ))
-        .await
+        )
     }
 
     /// Takes a shield back; one that is gone is no error.

@@ -14,6 +14,7 @@ mod dns;
 mod firewall;
 pub mod forwarding;
 mod host;
+mod host_firewall;
 pub mod http;
 pub mod instance;
 mod netlink;

@@ -11,12 +11,12 @@ use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope,
 };
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope, RouteType,
 };
-use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 /// A conversation with the kernel about one network namespace. Ends with the value.
 pub struct Netlink {
@@ -167,43 +167,44 @@ impl Netlink {
     }
 
     pub async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        Ok(self
-            .links()
-            .await?
-            .into_iter()
-            .find(|link| link.name == name))
+        let one = self.handle.link().get().match_name(name).execute();
+        match one.map_ok(Link::of).try_collect::<Vec<_>>().await {
+            Ok(links) => Ok(links.into_iter().next()),
+            Err(error) => {
+                let error = NetlinkError::new(format!("looking for the interface {name}"), error);
+                if error.is(nix::errno::Errno::ENODEV) {
+                    return Ok(None);
+                }
+                Err(error)
+            }
+        }
     }
 
-    /// Makes a veth pair, both ends in this namespace.
-    pub async fn add_veth(&self, name: &str, peer: &str, mtu: u16) -> Result<(), NetlinkError> {
+    /// Makes a veth pair whose other end comes to be in another namespace, under its final name: to move and to rename
+    /// it afterwards takes the kernel longer than all the rest.
+    pub async fn add_veth(
+        &self,
+        name: &str,
+        mtu: u16,
+        peer: &str,
+        namespace: RawFd,
+    ) -> Result<(), NetlinkError> {
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(peer.to_owned())
+            .mtu(u32::from(mtu))
+            .setns_by_fd(namespace)
+            .build();
+        let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .name(name.to_owned())
+            .mtu(u32::from(mtu))
+            .build();
         self.handle
             .link()
-            .add(LinkVeth::new(name, peer).mtu(u32::from(mtu)).build())
+            .add(pair)
             .execute()
             .await
             .map_err(|error| NetlinkError::new(format!("making the veth pair {name}"), error))
-    }
-
-    pub async fn move_link(&self, index: u32, namespace: RawFd) -> Result<(), NetlinkError> {
-        self.handle
-            .link()
-            .set(
-                LinkUnspec::new_with_index(index)
-                    .setns_by_fd(namespace)
-                    .build(),
-            )
-            .execute()
-            .await
-            .map_err(|error| NetlinkError::new("moving a veth end into the container", error))
-    }
-
-    pub async fn rename(&self, index: u32, name: &str) -> Result<(), NetlinkError> {
-        self.handle
-            .link()
-            .set(LinkUnspec::new_with_index(index).name(name).build())
-            .execute()
-            .await
-            .map_err(|error| NetlinkError::new(format!("naming an interface {name}"), error))
     }
 
     pub async fn set_up(&self, index: u32, mtu: Option<u16>) -> Result<(), NetlinkError> {

@@ -73,15 +73,13 @@ struct Armed {
 }
 
 /// Every step at which [`Fault`] can strike, in order.
-pub const STEPS: [&str; 11] = [
+pub const STEPS: [&str; 9] = [
     "reserve",
     "veth",
-    "move",
-    "rename",
     "address",
     "route",
-    "up",
     "shield",
+    "up",
     "forwarding",
     "ports",
     "state",

@@ -20,6 +20,17 @@ pub struct Plan<'a> {
     pub gateway_mac: [u8; 6],
 }
 
+/// A pair that is laid; nothing passes yet.
+pub struct Cable<'a> {
+    plan: &'a Plan<'a>,
+    namespace: &'a Namespace,
+    inner: Netlink,
+    host: Link,
+    inside: Link,
+    /// What the container's end is called.
+    name: String,
+}
+
 /// What came of it.
 pub struct Wired {
     pub host_index: u32,
@@ -28,19 +39,25 @@ pub struct Wired {
     pub v6: bool,
 }
 
-/// Lays the cable. Each step is taken back by `undo`.
-pub async fn wire(
+/// Lays the cable. Taken back by `undo`.
+pub async fn lay<'a>(
     netlink: &Arc<Netlink>,
-    namespace: &Namespace,
-    plan: &Plan<'_>,
+    namespace: &'a Namespace,
+    plan: &'a Plan<'a>,
     fault: &Fault,
     undo: &mut Undo,
-) -> Result<Wired, AttachError> {
-    let peer = format!("{}p", plan.host_end.get(..14).unwrap_or(plan.host_end));
+) -> Result<Cable<'a>, AttachError> {
+    let inner = namespace.netlink().await.map_err(AttachError::Namespace)?;
+    let name = match inner.link("eth0").await? {
+        Some(_) => plan.host_end,
+        None => "eth0",
+    };
     if let Some(stale) = netlink.link(plan.host_end).await? {
         netlink.delete_link(stale.index).await?;
     }
-    netlink.add_veth(plan.host_end, &peer, plan.mtu).await?;
+    netlink
+        .add_veth(plan.host_end, plan.mtu, name, namespace.raw_fd())
+        .await?;
     let host = present(netlink, plan.host_end).await?;
     let remover = Arc::clone(netlink);
     undo.push("remove the veth pair", async move {
@@ -50,18 +67,74 @@ pub async fn wire(
             .map_err(|error| error.to_string())
     });
     fault.at("veth")?;
-    let inside = present(netlink, &peer).await?;
+    let inside = present(&inner, name).await?;
     quiet_host_end(plan.host_end);
-    netlink.move_link(inside.index, namespace.raw_fd()).await?;
-    fault.at("move")?;
-    let v6 = configure(namespace, &peer, plan, fault).await?;
-    netlink.set_up(host.index, Some(plan.mtu)).await?;
-    fault.at("up")?;
-    Ok(Wired {
-        host_index: host.index,
-        mac: inside.mac,
-        v6,
+    Ok(Cable {
+        plan,
+        namespace,
+        inner,
+        host,
+        inside,
+        name: name.to_owned(),
     })
+}
+
+impl Cable<'_> {
+    /// Makes the host's end ready, the last of all.
+    pub async fn set_up(
+        self,
+        netlink: &Netlink,
+        v6: bool,
+        fault: &Fault,
+    ) -> Result<Wired, AttachError> {
+        netlink.set_up(self.host.index, Some(self.plan.mtu)).await?;
+        fault.at("up")?;
+        Ok(Wired {
+            host_index: self.host.index,
+            mac: self.inside.mac,
+            v6,
+        })
+    }
+
+    /// Gives the container's end its addresses and ways; whether it has IPv6.
+    pub async fn configure(&self, fault: &Fault) -> Result<bool, AttachError> {
+        let (inner, plan, index) = (&self.inner, self.plan, self.inside.index);
+        if let Some(loopback) = inner.link("lo").await?.filter(|link| !link.up) {
+            inner.set_up(loopback.index, None).await?;
+        }
+        let v6 = plan.address.v6.is_some() && allow_ipv6(self.namespace, self.name.clone()).await?;
+        inner.set_up(index, Some(plan.mtu)).await?;
+        for (address, gateway) in [
+            (
+                plan.address.v4.map(IpAddr::V4),
+                plan.gateway.v4.map(IpAddr::V4),
+            ),
+            (
+                plan.address.v6.filter(|_| v6).map(IpAddr::V6),
+                plan.gateway.v6.filter(|_| v6).map(IpAddr::V6),
+            ),
+        ] {
+            let (Some(address), Some(gateway)) = (address, gateway) else {
+                continue;
+            };
+            let prefix = if address.is_ipv4() { 26 } else { 120 };
+            inner.add_address(index, address, prefix).await?;
+            fault.at("address")?;
+            inner
+                .set_neighbour(index, gateway, plan.gateway_mac)
+                .await?;
+            if !inner.add_default_route(index, gateway).await? {
+                // The container has another way out already: leave it, and take what is ours.
+                for range in RANGES {
+                    if range.0.is_ipv4() == gateway.is_ipv4() {
+                        inner.add_route(range, index, Some(gateway), None).await?;
+                    }
+                }
+            }
+            fault.at("route")?;
+        }
+        Ok(v6)
+    }
 }
 
 async fn present(netlink: &Netlink, name: &str) -> Result<Link, AttachError> {
@@ -77,64 +150,6 @@ fn quiet_host_end(name: &str) {
     if let Err(error) = std::fs::write(path, "1") {
         tracing::debug!(interface = name, %error, "IPv6 could not be turned off on a host end");
     }
-}
-
-async fn configure(
-    namespace: &Namespace,
-    peer: &str,
-    plan: &Plan<'_>,
-    fault: &Fault,
-) -> Result<bool, AttachError> {
-    let inner = namespace.netlink().await.map_err(AttachError::Namespace)?;
-    let links = inner.links().await?;
-    let link = links
-        .iter()
-        .find(|link| link.name == peer)
-        .ok_or_else(|| AttachError::Gone(peer.to_owned()))?;
-    let name = if links.iter().any(|other| other.name == "eth0") {
-        plan.host_end
-    } else {
-        "eth0"
-    };
-    if let Some(loopback) = links.iter().find(|link| link.name == "lo" && !link.up) {
-        inner.set_up(loopback.index, None).await?;
-    }
-    inner.rename(link.index, name).await?;
-    fault.at("rename")?;
-    let v6 = plan.address.v6.is_some() && allow_ipv6(namespace, name.to_owned()).await?;
-    inner.set_up(link.index, Some(plan.mtu)).await?;
-    for (address, gateway) in [
-        (
-            plan.address.v4.map(IpAddr::V4),
-            plan.gateway.v4.map(IpAddr::V4),
-        ),
-        (
-            plan.address.v6.filter(|_| v6).map(IpAddr::V6),
-            plan.gateway.v6.filter(|_| v6).map(IpAddr::V6),
-        ),
-    ] {
-        let (Some(address), Some(gateway)) = (address, gateway) else {
-            continue;
-        };
-        let prefix = if address.is_ipv4() { 26 } else { 120 };
-        inner.add_address(link.index, address, prefix).await?;
-        fault.at("address")?;
-        inner
-            .set_neighbour(link.index, gateway, plan.gateway_mac)
-            .await?;
-        if !inner.add_default_route(link.index, gateway).await? {
-            // The container has another way out already: leave it, and take what is ours.
-            for range in RANGES {
-                if range.0.is_ipv4() == gateway.is_ipv4() {
-                    inner
-                        .add_route(range, link.index, Some(gateway), None)
-                        .await?;
-                }
-            }
-        }
-        fault.at("route")?;
-    }
-    Ok(v6)
 }
 
 /// Whether an interface inside may have IPv6; turned on for it where the runtime turned it off.

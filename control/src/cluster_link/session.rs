@@ -72,6 +72,13 @@ fn options(broker: &Broker) -> Result<MqttOptions, String> {
     Ok(options)
 }
 
+/// Messages are small and each is waited for by someone: none may wait for the acknowledgement of the one before it,
+/// which the broker's kernel puts off for 40 ms (RFC 1122 section 4.2.3.2).
+fn tune(eventloop: &mut EventLoop) {
+    eventloop.network_options.set_connection_timeout(5);
+    eventloop.network_options.set_tcp_nodelay(true);
+}
+
 /// Keeps a connection until nobody listens any more. `renew` asks for a new one at once: one whose local address has
 /// left this host would only be missed after the keep-alive.
 pub async fn keep(
@@ -84,7 +91,7 @@ pub async fn keep(
         let reason = match options(&broker) {
             Ok(options) => {
                 let (client, mut eventloop) = AsyncClient::new(options, OUTBOX);
-                eventloop.network_options.set_connection_timeout(5);
+                tune(&mut eventloop);
                 let ended = tokio::select! {
                     ended = serve(&broker, client.clone(), &mut eventloop, &events, &mut pause) => ended,
                     () = renew.notified() => {
@@ -165,7 +172,7 @@ async fn serve(
 /// Gives all subnetworks of some node ids back, over a connection of its own.
 pub async fn give_back(broker: &Broker, owners: &[String]) -> Result<(), String> {
     let (client, mut eventloop) = AsyncClient::new(options(broker)?, OUTBOX);
-    eventloop.network_options.set_connection_timeout(5);
+    tune(&mut eventloop);
     for owner in owners {
         let request = SubnetRequest {
             method: SubnetMethod::Delete,

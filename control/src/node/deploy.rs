@@ -193,7 +193,26 @@ impl Node {
             gateway,
             gateway_mac: self.forwarding.gateway_mac(),
         };
-        let wired = veth::wire(&self.netlink, &namespace, &plan, &self.fault, undo).await?;
+        let cable = veth::lay(&self.netlink, &namespace, &plan, &self.fault, undo).await?;
+        // Two things that wait for the kernel, and for a program, side by side. Both are waited for: what only one of
+        // them had done could not be taken back while the other is at work.
+        let (configured, shielded) = tokio::join!(
+            cable.configure(&self.fault),
+            self.firewall.shield(&interface)
+        );
+        if shielded.is_ok() {
+            let (firewall, name) = (Arc::clone(&self.firewall), interface.clone());
+            undo.push("take the shield away", async move {
+                firewall
+                    .unshield(&name)
+                    .await
+                    .map_err(|error| error.to_string())
+            });
+        }
+        let v6 = configured?;
+        shielded?;
+        self.fault.at("shield")?;
+        let wired = cable.set_up(&self.netlink, v6, &self.fault).await?;
         if made.is_some() {
             unikernel::furnish(&namespace, address, made.as_deref().unwrap_or_default()).await?;
             self.fault.at("furnish")?;
@@ -212,16 +231,6 @@ impl Node {
             ports,
             made_namespace: made,
         };
-        self.firewall.shield(&interface).await?;
-        let firewall = Arc::clone(&self.firewall);
-        let name = interface.clone();
-        undo.push("take the shield away", async move {
-            firewall
-                .unshield(&name)
-                .await
-                .map_err(|error| error.to_string())
-        });
-        self.fault.at("shield")?;
         let attachment = attachment(&container);
         self.forward(move |forwarding| forwarding.attach(attachment))
             .await?;
@@ -471,13 +480,18 @@ impl Node {
         {
             complain("the data plane did not let go", &error);
         }
-        if let Err(error) = self.firewall.unshield(&container.interface).await {
+        let unplug = async {
+            match self.netlink.link(&container.interface).await? {
+                Some(link) => self.netlink.delete_link(link.index).await,
+                None => Ok(()),
+            }
+        };
+        let (unshielded, unplugged) =
+            tokio::join!(self.firewall.unshield(&container.interface), unplug);
+        if let Err(error) = unshielded {
             complain("its rule could not be removed", &error);
         }
-        let link = self.netlink.link(&container.interface).await;
-        if let Ok(Some(link)) = link
-            && let Err(error) = self.netlink.delete_link(link.index).await
-        {
+        if let Err(error) = unplugged {
             complain("its interface could not be removed", &error);
         }
         if let Some(name) = &container.made_namespace

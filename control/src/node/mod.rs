@@ -32,6 +32,7 @@ use crate::dns::{Dns, DnsStatus, Names};
 use crate::firewall::{Firewall, Rules};
 use crate::forwarding::{AccessKind, Attachment, Event, Forwarding};
 use crate::host;
+use crate::host_firewall;
 use crate::instance;
 use crate::netlink::Netlink;
 use crate::state::{Container, Published, State, StateError, StateFile, boot_id};
@@ -96,6 +97,8 @@ struct Inner {
     up: bool,
     endpoint: Option<IpAddr>,
     reserved: Vec<(Key, Published)>,
+    /// What the machine's own firewall has against containers' traffic.
+    host_firewall: Option<String>,
     /// Containers that were gone at the start; the cluster is told with every link until `/register` has settled which.
     ended_unseen: Vec<Container>,
 }
@@ -155,6 +158,8 @@ pub struct Status {
     pub reused_early: u64,
     /// How packets leave for other nodes, and why so.
     pub uplink: Option<String>,
+    /// What the machine's own firewall has against containers' traffic, and the remedy.
+    pub host_firewall: Option<String>,
     /// The link to the cluster.
     pub link: LinkStatus,
     /// Names of services; absent when they are not served.
@@ -235,6 +240,7 @@ impl Node {
                 up: false,
                 endpoint: None,
                 reserved: Vec::new(),
+                host_firewall: None,
                 ended_unseen: Vec::new(),
             }),
             link: Mutex::new(None),
@@ -398,6 +404,7 @@ impl Node {
             .set_rules(&self.rules())
             .await
             .map_err(|error| error.to_string())?;
+        self.open_host_firewall().await;
         if let Some(first) = subnets.first() {
             self.tell_link(Command::Gateway(first.gateway));
         }
@@ -405,6 +412,20 @@ impl Node {
             dns.set_subnets(subnets);
         }
         Ok(())
+    }
+
+    /// Whether there is a host interface with addresses of ours.
+    fn is_configured(&self) -> bool {
+        !self.inner().state.ledger.subnets().is_empty()
+    }
+
+    /// Clears what the machine's own firewall has against containers' traffic, or says it.
+    async fn open_host_firewall(&self) {
+        let closed = host_firewall::open(&self.options.tun.host_interface).await;
+        let before = std::mem::replace(&mut self.inner().host_firewall, closed.clone());
+        if let Some(reason) = closed.filter(|reason| before.as_ref() != Some(reason)) {
+            tracing::warn!("{reason}");
+        }
     }
 
     /// Takes over what an earlier run left standing. Answers the containers that are gone.
@@ -421,13 +442,20 @@ impl Node {
             containers
         };
         let links = self.netlink.links().await.unwrap_or_default();
-        for container in containers {
-            let link_stands = links
+        let stands = |container: &Container| {
+            links
                 .iter()
-                .any(|link| link.index == container.ifindex && link.name == container.interface);
-            let alive = link_stands && still_lives(&container);
+                .any(|link| link.index == container.ifindex && link.name == container.interface)
+                && still_lives(container)
+        };
+        let (alive, dead): (Vec<_>, Vec<_>) = containers.into_iter().partition(stands);
+        // All in one transaction: a program's run for each would take seconds where there are hundreds.
+        let interfaces: Vec<String> = alive.iter().map(|one| one.interface.clone()).collect();
+        let shielded = self.firewall.shield_all(&interfaces).await.is_ok();
+        let dead = dead.into_iter().map(|container| (container, false));
+        for (container, alive) in alive.into_iter().map(|one| (one, true)).chain(dead) {
             let outcome = if alive {
-                self.attach_again(&container).await
+                self.attach_again(&container, shielded).await
             } else {
                 Err("it ended meanwhile".to_owned())
             };
@@ -449,11 +477,14 @@ impl Node {
         gone
     }
 
-    async fn attach_again(&self, container: &Container) -> Result<(), String> {
-        self.firewall
-            .shield(&container.interface)
-            .await
-            .map_err(|error| error.to_string())?;
+    async fn attach_again(&self, container: &Container, shielded: bool) -> Result<(), String> {
+        if !shielded {
+            // Which of them is to blame shows one by one.
+            self.firewall
+                .shield(&container.interface)
+                .await
+                .map_err(|error| error.to_string())?;
+        }
         let attachment = attachment(container);
         self.forward(move |forwarding| forwarding.attach(attachment))
             .await
@@ -528,6 +559,7 @@ impl Node {
                 .collect(),
             reused_early: inner.state.ledger.reused_early,
             uplink: self.uplink.get().cloned(),
+            host_firewall: inner.host_firewall.clone(),
             link,
             dns: self.dns.as_ref().map(Dns::status),
             containers: inner

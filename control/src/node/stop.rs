@@ -10,7 +10,7 @@ use crate::cluster_link::{self, Command};
 use crate::firewall::Firewall;
 use crate::netlink::Netlink;
 use crate::state::StateFile;
-use crate::{host, instance};
+use crate::{host, host_firewall, instance};
 
 /// How long a deploy under way may take before this node leaves all the same.
 const LAST_DEPLOYS: Duration = Duration::from_secs(5);
@@ -99,6 +99,7 @@ impl Node {
         if let Err(error) = self.firewall.clear().await {
             tracing::warn!(%error, "the rules could not be removed");
         }
+        host_firewall::close(&self.options.tun.host_interface).await;
         let changed = std::mem::take(&mut self.inner().state.sysctls);
         host::restore_settings(&changed);
     }
@@ -133,6 +134,7 @@ pub async fn purge_without_daemon(options: Options) -> Result<(), StartError> {
     if let Err(error) = firewall.clear().await {
         tracing::warn!(%error, "the rules could not be removed");
     }
+    host_firewall::close(&options.tun.host_interface).await;
     host::restore_settings(&state.sysctls);
     if let Err((path, error)) = crate::dataplane::remove_flows(&options.instance) {
         tracing::warn!(path = %path.display(), %error, "the flows could not be removed");

@@ -49,9 +49,14 @@ impl Node {
         let addresses = Arc::clone(&notices);
         self.keep_task(tokio::spawn(async move {
             loop {
-                let _ = tokio::time::timeout(ADDRESS_ROUND, addresses.addresses.notified()).await;
+                let notice =
+                    tokio::time::timeout(ADDRESS_ROUND, addresses.addresses.notified()).await;
                 tokio::time::sleep(SETTLE).await;
                 node.follow_address().await;
+                // Docker, when it starts, closes the firewall and gives its bridge an address.
+                if notice.is_ok() && node.is_configured() {
+                    node.open_host_firewall().await;
+                }
                 node.give_back_surplus().await;
             }
         }));

@@ -181,9 +181,15 @@ pub struct Broker {
 
 impl Broker {
     pub async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// With further settings.
+    pub async fn with(settings: &str) -> Self {
         let folder = scratch("broker");
         let config = folder.join("mosquitto.conf");
-        std::fs::write(&config, "listener 10003 127.0.0.1\nallow_anonymous true\n").unwrap();
+        let text = format!("listener 10003 127.0.0.1\nallow_anonymous true\n{settings}");
+        std::fs::write(&config, text).unwrap();
         let child = Command::new("mosquitto")
             .arg("-c")
             .arg(&config)

@@ -5,7 +5,7 @@
 use dpdk::Mbuf;
 use net::address::Address;
 use net::ecn;
-use net::packet::{Headers, TcpFlags};
+use net::packet::{Headers, Icmp, TcpFlags};
 use net::rewrite;
 
 use super::semantic::tuple;
@@ -69,10 +69,34 @@ impl<O: Output> Pipeline<'_, O> {
             {
                 self.deliver(packet, slot);
             }
+            // A gateway on the way is no instance, and nobody's table names it.
+            None | Some(Route::Unreachable) if self.reports_from(&packet, slot, from) => {
+                self.deliver(packet, slot);
+            }
             // Not known yet: it waits while the address is looked up.
             None => self.wait(packet, source),
             Some(_) => self.drop(packet.mbuf, Counter::SpoofedTunnel),
         }
+    }
+
+    // An ICMP error about what the container in `slot` sent to an instance on that host: who forwards a packet may say why
+    // it did not (RFC 1812 section 4.3), by an address that lies in no table, and delivery looks at the quote again.
+    #[cold]
+    fn reports_from(&self, packet: &Packet, slot: u32, from: Address) -> bool {
+        let Icmp::Error { .. } = packet.headers.icmp else {
+            return false;
+        };
+        let Ok(quoted) = packet.headers.quoted(packet.mbuf.data()) else {
+            return false;
+        };
+        let v4 = packet.headers.source.is_v4();
+        let sent_here = self.tables.slots.get(slot).is_some_and(|port| {
+            quoted.source == port.namespace(v4) || quoted.source == port.instance(v4)
+        });
+        let to = self.tables.route(quoted.destination);
+        sent_here
+            && !quoted.source.is_unspecified()
+            && matches!(to, Some(Route::Instance(id) | Route::Namespace(id)) if self.lives_on(id, from))
     }
 
     fn owners_shard(&self, slot: u32) -> Option<Shard<'_>> {

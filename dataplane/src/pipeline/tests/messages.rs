@@ -66,6 +66,39 @@ fn an_error_from_the_backend_quotes_what_the_client_sent() {
 }
 
 #[test]
+fn an_error_from_a_gateway_on_the_way_is_believed_from_the_backends_host_alone() {
+    for plan in PLANS {
+        let mut node = Node::new(1);
+        let gateway = if plan.c == V4.c {
+            "10.18.9.1"
+        } else {
+            "fc00::901"
+        };
+        let sent = spec(Kind::Udp, plan.c, plan.service);
+        let n = picked(&plan, &to_tunnel(&node.access(C, &sent.build())));
+        // Mirrored, or left as it came; then of what was sent to the namespace IP itself.
+        for (from, to, shown) in [
+            (plan.c, plan.d_instance[n], plan.service),
+            (plan.c_instance, plan.d[n], plan.service),
+            (plan.c, plan.d[n], plan.d[n]),
+        ] {
+            let error = port_unreachable(gateway, plan.c, &spec(Kind::Udp, from, to).build());
+            let got = to_container(&node.tunnel(AWAY, &error), C);
+            assert_quotes(&got, gateway, plan.c, plan.c, shown);
+            // Whoever else says so is looked up, as before.
+            assert!(node.tunnel(STRANGER, &error).is_empty());
+        }
+        // About what another has sent, and by an address of this node.
+        let about = spec(Kind::Udp, plan.e, plan.d_instance[n]).build();
+        let error = port_unreachable(gateway, plan.c, &about);
+        assert!(node.tunnel(AWAY, &error).is_empty());
+        let about = spec(Kind::Udp, plan.c, plan.d_instance[n]).build();
+        let error = port_unreachable(plan.gateway, plan.c, &about);
+        node.dropping(Counter::SpoofedTunnel, |n| n.tunnel(AWAY, &error));
+    }
+}
+
+#[test]
 fn an_error_from_a_container_leaves_mirrored() {
     for plan in PLANS {
         let mut node = Node::new(1);
