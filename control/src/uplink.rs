@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dataplane::{Beside, Uplink};
 use serde::Deserialize;
@@ -446,11 +447,29 @@ async fn clear_program(interface: &str) -> Result<(), String> {
     }
 }
 
-/// Gives the TAP of a NIC what the kernel had on the NIC, unless it has addresses already.
+/// Sees to it that the TAP of a NIC keeps the NIC's Ethernet address: udev gives new interfaces one of its own, and where
+/// it was asleep when the TAP's was set, it comes too late to notice.
+async fn keep_mac(netlink: Netlink, interface: String, mac: [u8; 6]) {
+    for _ in 0..50 {
+        if let Ok(Some(link)) = netlink.link(&interface).await
+            && link.mac != mac
+        {
+            match netlink.set_mac(link.index, mac).await {
+                Ok(()) => tracing::info!(interface, "has the NIC's Ethernet address again"),
+                Err(error) => {
+                    tracing::warn!(interface, %error, "has not the NIC's Ethernet address")
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Gives the TAP of a NIC what the kernel had on the NIC, unless it has addresses already; `mac` is the NIC's.
 ///
 /// # Errors
 /// The kernel refused.
-pub async fn furnish(chosen: &Chosen) -> Result<(), NetlinkError> {
+pub async fn furnish(chosen: &Chosen, mac: Option<[u8; 6]>) -> Result<(), NetlinkError> {
     let Uplink::Ethdev {
         interface,
         beside: Beside::Tap,
@@ -463,6 +482,11 @@ pub async fn furnish(chosen: &Chosen) -> Result<(), NetlinkError> {
     let Some(link) = netlink.link(interface).await? else {
         return Ok(());
     };
+    if let Some(mac) = mac
+        && let Ok(own) = Netlink::open()
+    {
+        tokio::spawn(keep_mac(own, interface.clone(), mac));
+    }
     netlink.set_up(link.index, None).await?;
     if !netlink.global_addresses(link.index).await?.is_empty() {
         return Ok(());
