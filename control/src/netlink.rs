@@ -220,6 +220,19 @@ impl Netlink {
             .map_err(|error| NetlinkError::new("setting an interface up", error))
     }
 
+    pub async fn set_mac(&self, index: u32, mac: [u8; 6]) -> Result<(), NetlinkError> {
+        self.handle
+            .link()
+            .set(
+                LinkUnspec::new_with_index(index)
+                    .address(mac.to_vec())
+                    .build(),
+            )
+            .execute()
+            .await
+            .map_err(|error| NetlinkError::new("setting an interface's address", error))
+    }
+
     /// Removes a link; one that is gone is no error.
     pub async fn delete_link(&self, index: u32) -> Result<(), NetlinkError> {
         match self.handle.link().del(index).execute().await {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dataplane::{Beside, Uplink};
 use serde::Deserialize;
@@ -240,7 +241,7 @@ pub async fn choose(net: &NetConfig, workers: usize, folder: &Path) -> Result<Ch
             let netlink = Netlink::open().map_err(|error| format!("netlink: {error}"))?;
             let interface = named(&netlink, net, interface.as_deref()).await?;
             let beside = if *driver == "af_xdp" {
-                look_at_queues(&interface, workers);
+                compare_queues(&interface, receive_queues(&interface), workers)?;
                 clear_program(&interface).await?;
                 Beside::Rest
             } else {
@@ -375,19 +376,28 @@ async fn named(
     }
 }
 
-/// What arrives on a queue that has no worker comes by the kernel's socket, which is slower.
-fn look_at_queues(interface: &str, workers: usize) {
-    let queues = std::fs::read_dir(format!("/sys/class/net/{interface}/queues"));
+/// How many receive queues an interface has; `None` where /sys does not show it.
+fn receive_queues(interface: &str) -> Option<usize> {
+    let queues = std::fs::read_dir(format!("/sys/class/net/{interface}/queues")).ok()?;
     let receiving = queues
-        .into_iter()
         .flatten()
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"))
-        .count();
-    if receiving > workers {
-        tracing::warn!(
-            "{interface} has {receiving} receive queues and {workers} workers read: what arrives on the others takes the kernel's way; ethtool -L {interface} combined {workers} spares that"
-        );
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"));
+    Some(receiving.count())
+}
+
+/// Each worker needs a queue. What arrives on a queue that has no worker comes by the kernel's socket, which is slower.
+fn compare_queues(interface: &str, queues: Option<usize>, workers: usize) -> Result<(), String> {
+    match queues {
+        Some(queues) if queues < workers => Err(format!(
+            "{interface} has {queues} receive queues for {workers} workers: set Dataplane.Workers to {queues}, or give it more by ethtool -L {interface} combined {workers}"
+        )),
+        Some(queues) if queues > workers => {
+            tracing::warn!(
+                "{interface} has {queues} receive queues and {workers} workers read: what arrives on the others takes the kernel's way; ethtool -L {interface} combined {workers} spares that"
+            );
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -437,11 +447,29 @@ async fn clear_program(interface: &str) -> Result<(), String> {
     }
 }
 
-/// Gives the TAP of a NIC what the kernel had on the NIC, unless it has addresses already.
+/// Sees to it that the TAP of a NIC keeps the NIC's Ethernet address: udev gives new interfaces one of its own, and where
+/// it was asleep when the TAP's was set, it comes too late to notice.
+async fn keep_mac(netlink: Netlink, interface: String, mac: [u8; 6]) {
+    for _ in 0..50 {
+        if let Ok(Some(link)) = netlink.link(&interface).await
+            && link.mac != mac
+        {
+            match netlink.set_mac(link.index, mac).await {
+                Ok(()) => tracing::info!(interface, "has the NIC's Ethernet address again"),
+                Err(error) => {
+                    tracing::warn!(interface, %error, "has not the NIC's Ethernet address")
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Gives the TAP of a NIC what the kernel had on the NIC, unless it has addresses already; `mac` is the NIC's.
 ///
 /// # Errors
 /// The kernel refused.
-pub async fn furnish(chosen: &Chosen) -> Result<(), NetlinkError> {
+pub async fn furnish(chosen: &Chosen, mac: Option<[u8; 6]>) -> Result<(), NetlinkError> {
     let Uplink::Ethdev {
         interface,
         beside: Beside::Tap,
@@ -454,6 +482,11 @@ pub async fn furnish(chosen: &Chosen) -> Result<(), NetlinkError> {
     let Some(link) = netlink.link(interface).await? else {
         return Ok(());
     };
+    if let Some(mac) = mac
+        && let Ok(own) = Netlink::open()
+    {
+        tokio::spawn(keep_mac(own, interface.clone(), mac));
+    }
     netlink.set_up(link.index, None).await?;
     if !netlink.global_addresses(link.index).await?.is_empty() {
         return Ok(());
@@ -660,6 +693,14 @@ mod tests {
         assert_eq!(of("af_packet", 1), "net_af_packet0,iface=eth1");
         assert_eq!(of("af_packet", 4), "net_af_packet0,iface=eth1,qpairs=4");
         assert_eq!(of("af_xdp", 2), "net_af_xdp0,iface=eth1,queue_count=2");
+    }
+
+    #[test]
+    fn each_worker_needs_a_queue() {
+        assert_eq!(compare_queues("eth1", None, 2), Ok(()));
+        assert_eq!(compare_queues("eth1", Some(4), 2), Ok(()));
+        let refusal = compare_queues("eth1", Some(1), 2).unwrap_err();
+        assert!(refusal.contains("Workers to 1") && refusal.contains("ethtool -L eth1"));
     }
 
     #[test]

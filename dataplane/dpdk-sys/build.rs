@@ -14,7 +14,7 @@ const FUNCTIONS: &str = "dpdk_.*|rte_eal_(init|cleanup|remote_launch|wait_lcore|
     |rte_strerror|rte_get_tsc_hz|rte_pktmbuf_(pool_create|free_bulk)|rte_mempool_(avail|in_use)_count\
     |rte_mbuf_dynfield_register|rte_pdump_(init|uninit)|rte_ring_(create|free)|rte_dev_(probe|remove)\
     |rte_eth_dev_(start|stop|close|get_port_by_name|get_name_by_port|is_valid_port|get_mtu)\
-    |rte_eth_(macaddr_get|stats_get|stats_reset|promiscuous_enable)";
+    |rte_eth_(macaddr_get|stats_get|stats_reset|promiscuous_enable|allmulticast_enable)";
 const TYPES: &str = "rte_mbuf|rte_mempool|rte_ring|rte_eth_stats|rte_lcore_state_t|dpdk_.*";
 const CONSTANTS: &str = "RTE_MBUF_F_(INDIRECT|EXTERNAL|TX_.*|RX_RSS_HASH)|RING_F_.*";
 

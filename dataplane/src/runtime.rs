@@ -172,6 +172,12 @@ fn open_uplinks(
     };
     port.configure(&settings).map_err(|e| failed(&e))?;
     port.start().map_err(|e| failed(&e))?;
+    if *beside == api::Beside::Tap
+        && let Err(error) = port.set_all_multicast()
+    {
+        // Neighbour solicitations go to groups. Most virtual devices have no filter to open.
+        tracing::debug!("{error}");
+    }
     let program = object.and_then(|_| hold(interface));
     let mut uplinks = Vec::new();
     for (queue, beside) in (0..queues).zip(open_beside(config, *beside, &port, pools)?) {
@@ -422,6 +428,12 @@ impl Dataplane {
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// The Ethernet address of the uplink's device, if it is one of DPDK's.
+    #[must_use]
+    pub fn uplink_mac(&self) -> Option<[u8; 6]> {
+        self.device.as_ref()?.port.mac().ok()
     }
 
     /// Stops the workers, closes the ports and ends EAL. Flows stay in their mapping for the next process.

@@ -175,7 +175,7 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
         )
     })
     .await??;
-    uplink::furnish(&chosen).await?;
+    uplink::furnish(&chosen, plane.uplink_mac()).await?;
     let forwarding: Arc<dyn Forwarding> = Arc::new(plane.handle());
     let settings = net.clone();
     let node_options = NodeOptions {

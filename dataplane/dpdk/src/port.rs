@@ -497,6 +497,20 @@ impl Port {
             .map(drop)
     }
 
+    /// Receives frames for any group.
+    ///
+    /// # Errors
+    /// When the driver cannot.
+    pub fn set_all_multicast(&mut self) -> Result<(), PortError> {
+        let _open = control();
+        // SAFETY: the port exists; control calls are serialised.
+        self.inner
+            .check("receive all multicast", unsafe {
+                sys::rte_eth_allmulticast_enable(self.inner.id)
+            })
+            .map(drop)
+    }
+
     /// The kernel interface behind the device, if the driver has one; 0 is none.
     ///
     /// # Errors

@@ -160,6 +160,12 @@ impl TapPort {
             }
             _ => KernelPortError::io("making the TAP", error),
         })?;
+        // First of all: who names and addresses new interfaces (udev) leaves one alone whose address was set.
+        if let Purpose::Nic(mac) = purpose
+            && syscall::tap_mac(fd, name).ok() != Some(*mac)
+        {
+            syscall::set_tap_mac(fd, name, *mac).map_err(failed("setting the TAP's address"))?;
+        }
         syscall::set_number(fd, TapNumber::HeaderLen)
             .map_err(failed("setting the TAP's header length"))?;
         let offload = |bits| syscall::set_number(fd, TapNumber::Offload(bits));
@@ -171,14 +177,10 @@ impl TapPort {
                     offload(TCP).map_err(failed("setting the TAP's offloads"))?;
                 }
             }
-            Purpose::Nic(mac) => {
+            Purpose::Nic(_) => {
                 offload(0).map_err(failed("setting the TAP's offloads"))?;
                 syscall::set_number(fd, TapNumber::Persistent)
                     .map_err(failed("making the TAP stay"))?;
-                if syscall::tap_mac(fd, name).ok() != Some(*mac) {
-                    syscall::set_tap_mac(fd, name, *mac)
-                        .map_err(failed("setting the TAP's address"))?;
-                }
             }
         }
         let mac = syscall::tap_mac(fd, name).map_err(failed("reading the TAP's address"))?;

@@ -13,7 +13,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use dpdk::Mbuf;
-use kernel_port::{KernelPortError, TapPort};
+use kernel_port::{KernelPortError, NicTap, TapPort};
 use stage::memory::pools;
 use stage::{Namespace, until};
 
@@ -121,4 +121,54 @@ fn bad_and_taken_names_are_refused_with_a_remedy() {
             "{name}"
         );
     }
+}
+
+/// A NIC's TAP outlives its ports, address and all, and is taken over by any number of queues.
+#[test]
+fn the_tap_of_a_nic_is_taken_over() {
+    let namespace = Namespace::new();
+    let pools = pools();
+    let nic = NicTap {
+        name: "nic0",
+        mac: [2, 0, 0, 0, 0, 9],
+    };
+    let open = |queues| namespace.run(|| TapPort::open_nic(nic, queues, &pools).unwrap());
+    let ports = open(1);
+    let interface = ports[0].ifindex();
+    namespace.ip(&["addr", "add", "192.0.2.1/24", "dev", "nic0"]);
+    namespace.ip(&["link", "set", "nic0", "up"]);
+    drop(ports);
+    for queues in [2, 1] {
+        assert_eq!(namespace.interface("nic0"), interface);
+        let mut ports = open(queues);
+        assert_eq!(ports.len(), queues);
+        assert!(ports.iter().all(|port| port.mac() == nic.mac));
+        // Frames are complete: the kernel finishes checksums and cuts segments before it sends.
+        let socket = namespace.run(|| UdpSocket::bind("192.0.2.1:0").unwrap());
+        let neighbour = [
+            "neigh",
+            "replace",
+            "192.0.2.2",
+            "lladdr",
+            "02:00:00:00:00:07",
+            "dev",
+            "nic0",
+        ];
+        namespace.ip(&neighbour);
+        socket.send_to(&[7; 100], "192.0.2.2:7").unwrap();
+        let mut seen = None;
+        until("the datagram", || {
+            for port in &mut ports {
+                port.receive(8, &mut |mbuf| {
+                    if mbuf.data().get(12..14) == Some(&[8, 0]) {
+                        seen = Some(mbuf.offload());
+                    }
+                });
+            }
+            seen.is_some()
+        });
+        assert_eq!(seen, Some(dpdk::Offload::default()));
+    }
+    let other = namespace.run(|| TapPort::open("nic0", 1, &pools).map(drop));
+    assert!(other.is_err(), "the host's TAP is of another kind");
 }
