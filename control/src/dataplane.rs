@@ -8,7 +8,7 @@ use dataplane::{Config, Handle, Idle, Uplink};
 
 use crate::config::{IdleMode, NetConfig, TunConfig, UplinkChoice};
 use crate::forwarding::{
-    Attachment, BackendLine, Capture, CaptureOptions, CommandError, FlowLine, Forwarding,
+    Answer, Attachment, BackendLine, Capture, CaptureOptions, CommandError, FlowLine, Forwarding,
     JobRoutes, Loads, NextHop, Pair, PortLine, RouteLine, Stats, Subnet, Trace, TraceFilter,
 };
 use crate::host;
@@ -68,6 +68,7 @@ pub async fn config(instance: &str, net: &NetConfig, tun: &TunConfig) -> Result<
         mtu: tun.mtu,
         packets: dataplane::PACKETS_PER_WORKER,
         instances: dataplane::INSTANCES,
+        caught_zone: (net.dns.enabled && net.dns_intercept).then(|| net.dns.zone.clone()),
         flows: net.dataplane.flows,
         hugepage_mb: net.dataplane.hugepage_mb,
         namespace: dataplane::namespace_cookie(),
@@ -156,6 +157,9 @@ impl Forwarding for Handle {
     }
     fn loads(&self) -> Result<Loads, CommandError> {
         Self::loads(self)
+    }
+    fn answer(&self, answer: Answer) {
+        Self::answer(self, answer);
     }
 }
 
