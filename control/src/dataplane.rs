@@ -8,7 +8,7 @@ use dataplane::{Config, Handle, Idle};
 
 use crate::config::{IdleMode, NetConfig, TunConfig};
 use crate::forwarding::{
-    Attachment, BackendLine, Capture, CaptureOptions, CommandError, FlowLine, Forwarding,
+    Answer, Attachment, BackendLine, Capture, CaptureOptions, CommandError, FlowLine, Forwarding,
     JobRoutes, Loads, NextHop, Pair, PortLine, RouteLine, Stats, Subnet, Trace, TraceFilter,
 };
 use crate::uplink::{self, Chosen};
@@ -60,6 +60,7 @@ pub async fn config(
         mtu: tun.mtu,
         packets: dataplane::PACKETS_PER_WORKER,
         instances: dataplane::INSTANCES,
+        caught_zone: (net.dns.enabled && net.dns_intercept).then(|| net.dns.zone.clone()),
         flows: net.dataplane.flows,
         hugepage_mb: net.dataplane.hugepage_mb,
         namespace: dataplane::namespace_cookie(),
@@ -125,5 +126,8 @@ impl Forwarding for Handle {
     }
     fn loads(&self) -> Result<Loads, CommandError> {
         Self::loads(self)
+    }
+    fn answer(&self, answer: Answer) {
+        Self::answer(self, answer);
     }
 }

@@ -210,7 +210,7 @@ impl Firewall {
             if !subnets.is_empty() {
                 let _ = writeln!(
                     source,
-                    "    oifname != \"{host}\" {family} saddr {{ {subnets} }} masquerade"
+                    "    oifname != {{ \"lo\", \"{host}\" }} {family} saddr {{ {subnets} }} masquerade"
                 );
                 // A container that dials its own node's published port: the answer must come back this way.
                 let _ = writeln!(
@@ -367,11 +367,9 @@ mod tests {
         }
         assert!(text.contains("tcp dport 8080 dnat ip to 10.18.0.2:80"));
         assert!(text.contains("tcp dport 8080 dnat ip6 to [fc00::2]:80"));
-        assert!(
-            text.contains(
-                "oifname != \"oak0\" ip saddr { 10.18.0.0/26, 10.18.0.64/26 } masquerade"
-            )
-        );
+        assert!(text.contains(
+            "oifname != { \"lo\", \"oak0\" } ip saddr { 10.18.0.0/26, 10.18.0.64/26 } masquerade"
+        ));
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! the node against the real one.
 
 pub use dataplane::api::{
-    AccessKind, Attachment, BackendLine, CommandError, Count, Event, FlowLine, InstanceLoad,
-    InstanceRoute, JOB_UNUSED, JobRoutes, Loads, NextHop, Pair, Policy, PolicyCounts, PortCounts,
-    PortLine, RoleCounts, RouteLine, ServiceAddress, ServiceCounts, Stats, Subnet,
+    AccessKind, Answer, Attachment, BackendLine, CommandError, Count, Event, FlowLine,
+    InstanceLoad, InstanceRoute, JOB_UNUSED, JobRoutes, Loads, NextHop, Pair, Policy, PolicyCounts,
+    PortCounts, PortLine, Query, RoleCounts, RouteLine, ServiceAddress, ServiceCounts, Stats,
+    Subnet,
 };
 pub use dataplane::{Capture, CaptureOptions, Trace, TraceFilter};
 
@@ -101,4 +102,6 @@ pub trait Forwarding: Send + Sync + 'static {
     /// # Errors
     /// The data plane has stopped.
     fn loads(&self) -> Result<Loads, CommandError>;
+    /// Sends a container the answer to a query that was caught. Does not block; what finds no room is lost.
+    fn answer(&self, answer: Answer);
 }

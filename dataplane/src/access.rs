@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
+use arrayvec::ArrayVec;
 use dpdk::{Burst, L4Checksum, Mbuf, Mempool, Offload, RxQueue, Segment, TxQueue};
 use kernel_port::{AccessPort, AccessStats, Sent};
 use net::ethernet;
@@ -208,6 +209,8 @@ impl Plugged {
 pub enum Change {
     /// Poll this one, too.
     Plug(Box<Plugged>),
+    /// A packet that was made for one of this worker's containers.
+    Answer(Mbuf),
     /// Give this one's queues back: they are dropped by who takes them, not by the worker.
     Unplug(u32, SyncSender<Option<Box<Plugged>>>),
 }
@@ -261,6 +264,8 @@ pub struct Access {
     // it comes and goes as one pointer; the control thread allocates and frees it
     plugged: Vec<Box<Plugged>>,
     changes: Changes,
+    /// Packets that the control side made.
+    answers: ArrayVec<Mbuf, CHANGES>,
     /// Of ports that are not there any more.
     gone: Flushed,
     /// What all ethdev ports received and sent.
@@ -276,26 +281,39 @@ impl Access {
             kernel,
             plugged: Vec::with_capacity(PORTS_MAX),
             changes,
+            answers: ArrayVec::new(),
             gone: Flushed::default(),
             received: 0,
             total: Sent::default(),
         }
     }
 
-    /// Follows the control thread's changes, if there are any.
+    /// Follows the control thread's changes; whether there were any.
     #[inline(always)]
-    pub fn follow(&mut self) {
-        if self.changes.pending.load(Ordering::Relaxed) {
+    pub fn follow(&mut self) -> bool {
+        let pending = self.changes.pending.load(Ordering::Relaxed);
+        if pending {
             self.change();
         }
+        pending
+    }
+
+    /// A packet that the control side made, from its IP header on, if there is one.
+    pub fn take_answer(&mut self) -> Option<Mbuf> {
+        self.answers.pop()
     }
 
     #[cold]
     fn change(&mut self) {
         self.changes.pending.store(false, Ordering::Release);
         loop {
+            if self.answers.is_full() {
+                self.changes.pending.store(true, Ordering::Release);
+                return;
+            }
             match self.changes.changes.try_recv() {
                 Ok(Change::Plug(port)) => self.plugged.push(port),
+                Ok(Change::Answer(packet)) => self.answers.push(packet),
                 Ok(Change::Unplug(number, reply)) => {
                     let at = self.plugged.iter().position(|port| port.number == number);
                     let mut port = at.map(|at| self.plugged.swap_remove(at));

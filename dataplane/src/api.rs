@@ -75,6 +75,9 @@ pub struct Config {
     pub mtu: u16,
     /// Mbufs of each worker, at least [`PACKETS_PER_WORKER`]; more only where a port holds many packets back.
     pub packets: u32,
+    /// Queries of containers for names of this DNS zone are caught, whatever server they were sent to, and handed to the
+    /// listener ([`Event::Query`]); `None` lets all pass.
+    pub caught_zone: Option<String>,
     /// Instances that may be reachable at once, 64 bytes each in the flow mapping.
     pub instances: usize,
     /// Flows that the table holds over all workers.
@@ -239,8 +242,36 @@ pub enum Event {
     Unresolved(IpAddr),
     /// An ethdev uplink must reach this host: answer with `set_next_hop`.
     NextHop(IpAddr),
+    /// A container asks for a name of the zone that is caught: answer with `Handle::answer`. It asks again by itself.
+    Query(Query),
     /// A worker ended without being told to: the node should restart the data plane. The text says why.
     WorkerDied(String),
+}
+
+/// A query that was caught on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The port that it came by.
+    pub port: u32,
+    /// The container, and the port it asked from.
+    pub from: SocketAddr,
+    /// The server that it asked.
+    pub to: SocketAddr,
+    /// The message.
+    pub message: Vec<u8>,
+}
+
+/// The answer to a [`Query`]: the container gets it from the server that it asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The port that the query came by.
+    pub port: u32,
+    /// The server that was asked.
+    pub from: SocketAddr,
+    /// The container.
+    pub to: SocketAddr,
+    /// The message, which fits the container's MTU.
+    pub message: Vec<u8>,
 }
 
 /// A port and its name.

@@ -127,6 +127,8 @@ counters! {
     PortRefused = "port_refused" in Dropped,
     /// The owner's ring was full.
     RingFull = "ring_full" in Dropped,
+    /// A query for services' names beyond what its container, or all of them, may send.
+    QueryLimit = "query_limit" in Dropped,
     /// No next hop towards the host is known.
     NoNextHop = "no_next_hop" in Dropped,
     /// Answers that this node made: ARP, ICMP, RST.
@@ -135,6 +137,8 @@ counters! {
     Pieces = "pieces" in Made,
     /// Requests that were answered here.
     Answered = "answered" in Consumed,
+    /// Queries for services' names, taken out of the way to be answered by the node.
+    Caught = "caught_queries" in Consumed,
     /// Packets that became part of the one before.
     Joined = "joined" in Consumed,
     /// Probes sent to measure round trips.

@@ -6,8 +6,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use crate::api::{
-    Attachment, BackendLine, CommandError, FlowLine, JobRoutes, Loads, NextHop, Pair, PortLine,
-    RouteLine, Stats, Subnet,
+    Answer as Reply, Attachment, BackendLine, CommandError, FlowLine, JobRoutes, Loads, NextHop,
+    Pair, PortLine, RouteLine, Stats, Subnet,
 };
 use crate::control::{Command, Message};
 use crate::observe::capture::{Capture, CaptureOptions};
@@ -220,6 +220,14 @@ impl Handle {
     /// See [`CommandError`].
     pub fn loads(&self) -> Answer<Loads> {
         self.ask(Command::Loads)
+    }
+
+    /// Sends a container the answer to a query that was caught. One that finds no room, or no container any more, is
+    /// lost like a packet.
+    pub fn answer(&self, answer: Reply) {
+        let _ = self
+            .control
+            .try_send(Message::Command(Command::Answer(Box::new(answer))));
     }
 
     pub(crate) fn stop(&self) {

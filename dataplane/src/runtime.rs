@@ -21,7 +21,7 @@ use crate::handle::Handle;
 use crate::mapping;
 use crate::memory;
 use crate::observe::capture::CapturePort;
-use crate::pipeline::Settings;
+use crate::pipeline::{Settings, catch};
 use crate::tables::Tables;
 use crate::uplink::{Beside, EthdevUplink, Uplink};
 use crate::worker::{Neighbour, Worker};
@@ -278,6 +278,14 @@ impl Dataplane {
                 config.workers
             )));
         }
+        let caught_zone = match &config.caught_zone {
+            None => None,
+            Some(name) => Some(catch::zone(name).ok_or_else(|| {
+                StartError::Config(format!(
+                    "`{name}` is no DNS zone: labels of 1 to 63 characters with dots between them"
+                ))
+            })?),
+        };
         let prefix = format!("oakestra-{}", config.instance);
         Memory::reclaim(&prefix);
         let choice = memory::choose(config.hugepage_mb, config.workers, config.packets)?;
@@ -372,6 +380,7 @@ impl Dataplane {
                 neighbours: neighbours.clone(),
                 control: to_control.clone(),
                 waiter,
+                caught_zone: caught_zone.clone(),
                 stop: Arc::clone(&stop),
             };
             launched.push((n, worker));

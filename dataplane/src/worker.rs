@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 
 use dpdk::{Burst, Mbuf, Mempool, RingReceiver, RingSender};
@@ -17,6 +17,7 @@ use crate::clock;
 use crate::control::Message;
 use crate::counters::{Counter, Counters};
 use crate::observe::capture::{CapturePort, Eye};
+use crate::pipeline::catch::Zone;
 use crate::pipeline::{Output, Pipeline, Settings};
 use crate::sync::AtomicU64;
 use crate::tables::Tables;
@@ -83,6 +84,8 @@ pub struct Worker {
     pub control: SyncSender<Message>,
     /// What it sleeps on.
     pub waiter: Waiter,
+    /// The zone whose queries it catches.
+    pub caught_zone: Option<Zone>,
     /// Set when it shall end.
     pub stop: Arc<AtomicBool>,
 }
@@ -187,6 +190,17 @@ impl Output for Ports<'_> {
 
     fn unresolved(&mut self, address: Address) {
         let _ = self.control.try_send(Message::Unresolved(address));
+    }
+
+    fn query(&mut self, packet: Mbuf, ifindex: u32) -> Result<(), Mbuf> {
+        let sent = self.control.try_send(Message::Query(packet, ifindex));
+        sent.map_err(|error| match error {
+            TrySendError::Full(message) | TrySendError::Disconnected(message) => message,
+        })
+        .or_else(|message| match message {
+            Message::Query(packet, _) => Err(packet),
+            _ => Ok(()),
+        })
     }
 }
 
@@ -326,9 +340,10 @@ impl Worker {
             control: self.control,
             reports_left: REPORTS,
         };
-        let Some(mut pipeline) = Pipeline::new(&tables, &counters, &small, settings, ports) else {
+        let Some(pipeline) = Pipeline::new(&tables, &counters, &small, settings, ports) else {
             return;
         };
+        let mut pipeline = pipeline.with_caught_zone(self.caught_zone);
         let mut frames: Vec<(Mbuf, u32)> = Vec::with_capacity(BURST * 2);
         let mut frames_of_port = Burst::<BURST>::new();
         let mut datagrams: Vec<(Mbuf, Address, u8)> = Vec::with_capacity(BURST * 2);
@@ -362,7 +377,12 @@ impl Worker {
 
             let ports = &mut pipeline.output;
             ports.eye.refresh();
-            ports.access.follow();
+            if ports.access.follow() {
+                while let Some(packet) = pipeline.output.access.take_answer() {
+                    pipeline.from_control(packet);
+                }
+            }
+            let ports = &mut pipeline.output;
 
             // Containers.
             let mut work = ports

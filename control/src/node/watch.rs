@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use super::{Key, Node, still_lives};
 use crate::cluster_link::Command;
 use crate::dns::Lookup;
-use crate::forwarding::{CommandError, Event};
+use crate::forwarding::{Answer, CommandError, Event, Query};
 use crate::netlink::Link;
 use crate::next_hop::NextHops;
 
@@ -125,6 +125,7 @@ impl Node {
                         hops.want(host);
                         self.resolve(&mut hops).await;
                     }
+                    Some(Event::Query(query)) => self.answer(query),
                     Some(Event::WorkerDied(reason)) => {
                         tracing::error!(%reason, "a worker of the data plane ended; the Net Manager must start anew");
                         self.broken.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -136,6 +137,22 @@ impl Node {
                 _ = round.tick() => if hops.pending() { self.resolve(&mut hops).await },
             }
         }
+    }
+
+    /// Answers a caught query, in a task of its own: its name may have to be asked for.
+    fn answer(self: &Arc<Self>, query: Query) {
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            let Some(dns) = &node.dns else { return };
+            if let Some(message) = dns.caught(query.from.ip(), &query.message).await {
+                node.forwarding.answer(Answer {
+                    port: query.port,
+                    from: query.to,
+                    to: query.from,
+                    message,
+                });
+            }
+        });
     }
 
     fn unresolved(&self, address: std::net::IpAddr) {

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use control::config::{NetConfig, TunConfig};
 use control::forwarding::{
-    AccessKind, Attachment, BackendLine, Capture, CaptureOptions, CommandError, Event, FlowLine,
-    Forwarding, JobRoutes, Loads, NextHop, Pair, PortLine, RouteLine, Stats, Subnet, Trace,
-    TraceFilter,
+    AccessKind, Answer, Attachment, BackendLine, Capture, CaptureOptions, CommandError, Event,
+    FlowLine, Forwarding, JobRoutes, Loads, NextHop, Pair, PortLine, RouteLine, Stats, Subnet,
+    Trace, TraceFilter,
 };
 use control::node::{Kind, Node, Options, Refusal};
 use nix::sched::{CloneFlags, unshare};
@@ -86,6 +86,7 @@ pub struct Recorder {
     pub loads: Mutex<Loads>,
     pub stats: Mutex<Stats>,
     pub routes: Mutex<Vec<RouteLine>>,
+    pub answers: Mutex<Vec<Answer>>,
     pub host_interface: u32,
     pub host_instance: Mutex<Option<Pair>>,
 }
@@ -145,6 +146,9 @@ impl Forwarding for Recorder {
     }
     fn loads(&self) -> Result<Loads, CommandError> {
         Ok(self.loads.lock().unwrap().clone())
+    }
+    fn answer(&self, answer: Answer) {
+        self.answers.lock().unwrap().push(answer);
     }
     fn routes(&self) -> Result<Vec<RouteLine>, CommandError> {
         Ok(self.routes.lock().unwrap().clone())

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use dataplane::counters::{Counter, Counters, Group};
-use dataplane::pipeline::{GATEWAY_MAC, Output, Pipeline, Settings};
+use dataplane::pipeline::{GATEWAY_MAC, Output, Pipeline, Settings, catch};
 use dataplane::plan::{Range, range};
 use dataplane::tables::Tables;
 use dataplane::tunnel::Joiner;
@@ -113,6 +113,13 @@ impl Output for Recorder {
     }
     fn opened(&mut self, _: usize) {}
     fn unresolved(&mut self, _: Address) {}
+    fn query(&mut self, packet: Mbuf, _: u32) -> Result<(), Mbuf> {
+        if self.rings_are_full {
+            return Err(packet);
+        }
+        drop(packet);
+        Ok(())
+    }
 }
 
 /// The process's only pool: what leaks shows at the end of each input.
@@ -169,7 +176,9 @@ impl<'a> Node<'a> {
             .zip(0..)
             .map(|(counters, worker)| {
                 let settings = Settings { worker, mtu: MTU };
-                Pipeline::new(tables, counters, pool(), settings, Recorder::default()).unwrap()
+                let pipeline =
+                    Pipeline::new(tables, counters, pool(), settings, Recorder::default()).unwrap();
+                pipeline.with_caught_zone(catch::zone("oak"))
             })
             .collect();
         let mut node = Self {

@@ -18,6 +18,7 @@ use crate::ndp;
 use crate::packet::{Headers, Protocol, TcpFlags, Version};
 use crate::rewrite::{AddressChange, L4State, Misfit};
 use crate::tcp;
+use crate::udp;
 
 /// Length in bytes of the frame that [`arp_reply`] writes.
 pub const ARP_REPLY_LEN: usize = ethernet::HEADER_LEN + arp::LEN;
@@ -402,38 +403,91 @@ fn write_segment(
     ));
     sum.add(&bytes);
     set_checksum(&mut bytes, 16, !sum.sum())?;
-    let ip_len = match (source.is_v4(), destination.is_v4()) {
+    let ip_len = write_ip(into, source, destination, Protocol::TCP, tcp::HEADER_LEN)?;
+    *into.get_mut(ip_len..)?.first_chunk_mut()? = bytes;
+    Some(ip_len + tcp::HEADER_LEN)
+}
+
+/// Writes a UDP datagram with this payload, from `source` and its port to `destination` and its port, host byte order.
+/// The number of bytes.
+///
+/// # Errors
+/// [`Unanswered::Buffer`].
+pub fn datagram(
+    into: &mut [u8],
+    source: (Address, u16),
+    destination: (Address, u16),
+    payload: &[u8],
+) -> Result<usize, Unanswered> {
+    write_datagram(into, source, destination, payload).ok_or(Unanswered::Buffer)
+}
+
+fn write_datagram(
+    into: &mut [u8],
+    source: (Address, u16),
+    destination: (Address, u16),
+    payload: &[u8],
+) -> Option<usize> {
+    let length = udp::HEADER_LEN + payload.len();
+    let mut sum = Accumulator::starting_with(checksum::pseudo_header(
+        source.0,
+        destination.0,
+        Protocol::UDP.0,
+        length,
+    ));
+    let len = u16::try_from(length).ok()?;
+    sum.add(&udp::header(source.1, destination.1, len, 0));
+    sum.add(payload);
+    let ip_len = write_ip(into, source.0, destination.0, Protocol::UDP, length)?;
+    let (header, rest) = into.get_mut(ip_len..)?.split_first_chunk_mut()?;
+    *header = udp::header(
+        source.1,
+        destination.1,
+        len,
+        checksum::udp_field(!sum.sum()),
+    );
+    rest.get_mut(..payload.len())?.copy_from_slice(payload);
+    Some(ip_len + length)
+}
+
+/// Writes an IP header before `length` bytes of a transport; its own length.
+fn write_ip(
+    into: &mut [u8],
+    source: Address,
+    destination: Address,
+    protocol: Protocol,
+    length: usize,
+) -> Option<usize> {
+    match (source.is_v4(), destination.is_v4()) {
         (true, true) => {
             let build = ipv4::Build {
                 source,
                 destination,
-                protocol: Protocol::TCP.0,
+                protocol: protocol.0,
                 ttl: TTL,
                 tos: 0,
                 id: 0,
                 dont_fragment: true,
-                total_len: 40,
+                total_len: u16::try_from(ipv4::HEADER_LEN + length).ok()?,
             };
             *into.first_chunk_mut()? = build.to_bytes();
-            ipv4::HEADER_LEN
+            Some(ipv4::HEADER_LEN)
         }
         (false, false) => {
             let build = ipv6::Build {
                 source,
                 destination,
-                next_header: Protocol::TCP.0,
+                next_header: protocol.0,
                 hop_limit: TTL,
                 traffic_class: 0,
                 flow_label: 0,
-                payload_len: 20,
+                payload_len: u16::try_from(length).ok()?,
             };
             *into.first_chunk_mut()? = build.to_bytes();
-            ipv6::HEADER_LEN
+            Some(ipv6::HEADER_LEN)
         }
-        _ => return None,
-    };
-    *into.get_mut(ip_len..)?.first_chunk_mut()? = bytes;
-    Some(ip_len + tcp::HEADER_LEN)
+        _ => None,
+    }
 }
 
 /// Whether a packet may be answered at all.

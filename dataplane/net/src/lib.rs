@@ -32,6 +32,7 @@ pub mod answer;
 pub mod arp;
 pub mod checksum;
 pub mod coalesce;
+pub mod dns;
 pub mod ecn;
 pub mod ethernet;
 pub mod finish;

@@ -5,6 +5,7 @@
 //! waits for it.
 
 mod attachments;
+mod caught;
 mod ethdevs;
 mod jobs;
 mod loads;
@@ -18,14 +19,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use dpdk::Mempool;
+use dpdk::{Mbuf, Mempool};
 use kernel_port::{AccessGroup, KernelPortError, Waker};
 use net::address::Address;
 
 use crate::access::Changer;
 use crate::api::{
-    Attachment, BackendLine, CommandError, Event, FlowLine, JOB_UNUSED, JobRoutes, Loads, NextHop,
-    PortLine, RouteLine, Stats, Subnet,
+    Answer, Attachment, BackendLine, CommandError, Event, FlowLine, JOB_UNUSED, JobRoutes, Loads,
+    NextHop, PortLine, RouteLine, Stats, Subnet,
 };
 use crate::clock;
 use crate::counters::Counters;
@@ -49,6 +50,8 @@ pub enum Message {
     Unresolved(Address),
     /// A worker has a packet for a host without a next hop.
     NextHop(Address),
+    /// A worker has caught a query of the container behind this interface.
+    Query(Mbuf, u32),
     /// A worker was told that a path carries less than was sent there.
     Path(PathReport),
     /// A worker has ended; the text says why.
@@ -80,6 +83,7 @@ pub enum Command {
     Capture(CaptureOptions, Reply<Capture>),
     Trace(TraceFilter, Reply<Trace>),
     Loads(Reply<Loads>),
+    Answer(Box<Answer>),
     Stop(Reply<()>),
 }
 
@@ -268,6 +272,7 @@ impl Controller {
         match message {
             Message::Unresolved(address) => self.unresolved(address),
             Message::NextHop(address) => (self.events)(Event::NextHop(address.to_ip())),
+            Message::Query(packet, port) => self.query(&packet, port),
             Message::Path(report) => self.path_report(report),
             Message::WorkerEnded(why) => (self.events)(Event::WorkerDied(why)),
             Message::Command(command) => return self.command(command),
@@ -303,6 +308,7 @@ impl Controller {
             Command::Flows(limit, reply) => drop(reply.send(Ok(self.flow_lines(limit)))),
             Command::JobIdle(reply) => drop(reply.send(Ok(self.job_idle()))),
             Command::Loads(reply) => drop(reply.send(Ok(self.loads(clock::seconds())))),
+            Command::Answer(answer) => self.answer(&answer),
             Command::Ports(reply) => drop(reply.send(Ok(self.port_lines()))),
             Command::Backends(reply) => drop(reply.send(Ok(self.backend_lines()))),
             Command::Capture(options, reply) => {

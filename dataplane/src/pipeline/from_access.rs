@@ -65,7 +65,12 @@ impl<O: Output> Pipeline<'_, O> {
             };
             return self.drop(packet.mbuf, reason);
         }
-        self.outbound(packet, &port);
+        if self.catcher.is_none() {
+            return self.outbound(packet, &port);
+        }
+        if let Some(packet) = self.catch(packet, &port) {
+            self.outbound(packet, &port);
+        }
     }
 
     /// A packet from a local container (or from the node itself) with a source address of its own.

@@ -19,6 +19,7 @@
 
 mod answers;
 mod burst;
+pub mod catch;
 mod deliver;
 mod encapsulate;
 mod errors;
@@ -87,6 +88,11 @@ pub trait Output {
     fn opened(&mut self, datagrams: usize);
     /// Asks for a table query.
     fn unresolved(&mut self, address: Address);
+    /// A container's query for services' names, from its IP header on, to be answered by the control side. Gives it back
+    /// when nobody takes it.
+    fn query(&mut self, packet: Mbuf, _ifindex: u32) -> Result<(), Mbuf> {
+        Err(packet)
+    }
 }
 
 /// Where a packet came from.
@@ -144,6 +150,7 @@ pub struct Pipeline<'a, O> {
     resets: Budget,
     orphans: orphans::Walk,
     round: probe::Round,
+    catcher: Option<catch::Catcher>,
     tracer: Tracer<'a>,
     sweep_at: usize,
     hosts: Hosts,
@@ -186,6 +193,7 @@ impl<'a, O: Output> Pipeline<'a, O> {
             resets: Budget::new(answers::RESETS),
             orphans,
             round: probe::Round::default(),
+            catcher: None,
             tracer: Tracer::new(tables, settings.worker),
             sweep_at: 0,
             hosts: Hosts::new(tables.region.layout().hosts),
@@ -204,6 +212,7 @@ impl<'a, O: Output> Pipeline<'a, O> {
         self.window = activity::window(self.now);
         self.errors.refill(milliseconds);
         self.resets.refill(milliseconds);
+        self.refill_catcher(milliseconds);
         self.sweep_at = self.shard.sweep(self.sweep_at, 64, self.now);
         self.walk_orphans(milliseconds);
         self.look_again(milliseconds);

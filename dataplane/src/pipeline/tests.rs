@@ -4,6 +4,7 @@
 //! balance. Packets are made and judged by another implementation (`net`'s tests own that).
 
 mod bursts;
+mod catch;
 mod containers;
 mod hostile;
 mod large;

@@ -302,6 +302,7 @@ pub fn run() {
         mtu: 1450,
         packets: dataplane::PACKETS_PER_WORKER,
         instances: dataplane::INSTANCES,
+        caught_zone: std::env::var("OAK_CAUGHT_ZONE").ok(),
         flows: 4096,
         hugepage_mb: Some(0),
         namespace: dataplane::namespace_cookie(),

@@ -2,10 +2,12 @@
 
 use dpdk::{Burst, Mbuf, Sole};
 use net::ethernet::{self, EtherType};
+use net::packet::Protocol;
 use net::plain::{Plain, V4, V6};
 
 use super::{AHEAD, Frames, Gathered, Lane, Lanes, OfPort, Outward, Plane, Step};
 use crate::counters::Counter;
+use crate::pipeline::catch;
 use crate::pipeline::semantic::Begun;
 use crate::pipeline::{GATEWAY_MAC, Origin, Output, Pipeline};
 use crate::tables::flows::{Home, Tag, Tuple};
@@ -36,11 +38,20 @@ impl<O: Output> Pipeline<'_, O> {
     }
 
     #[inline(always)]
-    fn take_frames(&mut self, mut frames: impl Frames) {
+    fn take_frames(&mut self, frames: impl Frames) {
         if self.tracer.is_on() {
             // Each decision is told on the general way.
             return frames.for_each(|(frame, ifindex)| self.from_access(frame, ifindex));
         }
+        match self.catcher {
+            None => self.take::<false>(frames),
+            Some(_) => self.take::<true>(frames),
+        }
+    }
+
+    /// With `CATCH`, datagrams to the port of DNS take the general way, where they are looked into.
+    #[inline(always)]
+    fn take<const CATCH: bool>(&mut self, mut frames: impl Frames) {
         self.hosts.follow(self.tables);
         for n in 0..AHEAD {
             if let Some(frame) = frames.ahead(n) {
@@ -65,7 +76,7 @@ impl<O: Output> Pipeline<'_, O> {
                 self.access(frame, ifindex);
                 continue;
             };
-            if let Err(frame) = self.gather(frame, port, &mut gathered) {
+            if let Err(frame) = self.gather::<CATCH>(frame, port, &mut gathered) {
                 // What came before it goes first.
                 self.go_all(&mut gathered, port);
                 self.access(frame, ifindex);
@@ -79,7 +90,7 @@ impl<O: Output> Pipeline<'_, O> {
 
     /// Gives back what must take the general way.
     #[inline(always)]
-    fn gather(
+    fn gather<const CATCH: bool>(
         &mut self,
         frame: Mbuf,
         port: &AccessSlot,
@@ -96,11 +107,11 @@ impl<O: Output> Pipeline<'_, O> {
             return Err(frame.into_mbuf());
         }
         match EtherType(u16::from_be_bytes([e0, e1])) {
-            EtherType::IPV4 => match self.read::<V4>(l3, port) {
+            EtherType::IPV4 => match self.read::<V4, CATCH>(l3, port) {
                 Some((plain, home)) => self.enlist(frame, plain, home, port, &mut to.v4),
                 None => Err(frame.into_mbuf()),
             },
-            EtherType::IPV6 => match self.read::<V6>(l3, port) {
+            EtherType::IPV6 => match self.read::<V6, CATCH>(l3, port) {
                 Some((plain, home)) => self.enlist(frame, plain, home, port, &mut to.v6),
                 None => Err(frame.into_mbuf()),
             },
@@ -109,11 +120,21 @@ impl<O: Output> Pipeline<'_, O> {
     }
 
     #[inline(always)]
-    fn read<F: Plane>(&self, l3: &[u8], port: &AccessSlot) -> Option<(Plain<F>, Home)> {
+    fn read<F: Plane, const CATCH: bool>(
+        &self,
+        l3: &[u8],
+        port: &AccessSlot,
+    ) -> Option<(Plain<F>, Home)> {
         let plain = F::parse(l3, l3.len())?;
         if !plain.addresses.is_from(port)
             || !plain.addresses.is_semantic()
             || plain.total_len > self.settings.mtu
+        {
+            return None;
+        }
+        if CATCH
+            && plain.protocol == Protocol::UDP
+            && plain.ports & 0xffff == u32::from(catch::PORT)
         {
             return None;
         }

@@ -64,6 +64,9 @@ impl Sent {
 pub struct Recorder {
     pub sent: Vec<Sent>,
     pub unresolved: Vec<Address>,
+    /// Caught queries, and whether they are taken.
+    pub queries: Vec<(u32, Vec<u8>)>,
+    pub takes_queries: bool,
     pub handed: Vec<(u16, Mbuf)>,
     pub total: u64,
     pub to_access: u64,
@@ -122,6 +125,13 @@ impl Output for Recorder {
     }
     fn unresolved(&mut self, address: Address) {
         self.unresolved.push(address);
+    }
+    fn query(&mut self, packet: Mbuf, ifindex: u32) -> Result<(), Mbuf> {
+        if !self.takes_queries {
+            return Err(packet);
+        }
+        self.queries.push((ifindex, bytes(&packet)));
+        Ok(())
     }
 }
 

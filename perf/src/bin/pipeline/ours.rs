@@ -119,6 +119,7 @@ fn start(job: &Job) -> Result<Dataplane> {
         host_interface: "oakperf".to_owned(),
         mtu: 1450,
         packets,
+        caught_zone: None,
         flows: job.table,
         instances: (job.instances as usize + (1 << 17)).next_power_of_two(),
         hugepage_mb: None,
