@@ -49,6 +49,7 @@ mod worker;
 pub mod writer;
 
 pub use api::*;
+pub use dpdk::PortStats as DriverCounts;
 pub use handle::Handle;
 pub use observe::capture::{Capture, CaptureOptions, CapturePort, Captured, SNAPLEN_MAX};
 pub use observe::trace::{Ends, Place, Step, Target, Trace, TraceFilter, TraceRecord};

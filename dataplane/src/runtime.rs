@@ -40,7 +40,7 @@ pub struct Dataplane {
     wakers: Vec<kernel_port::Waker>,
     workers: Vec<dpdk::Worker>,
     control: Option<JoinHandle<()>>,
-    port: Option<Port>,
+    port: Option<Arc<Port>>,
     flows: Vec<PathBuf>,
     // Holds the tunnel port of an ethdev uplink, so that the kernel answers nothing there.
     _reserved: Vec<UdpSocket>,
@@ -299,8 +299,14 @@ impl Dataplane {
                 }
             }
         }
+        let port = port.map(Arc::new);
+        let named = vec![
+            ("small", pools.small.clone()),
+            ("large", pools.large.clone()),
+        ];
         let mut controller = Controller::new(tables, access_group, links, events, choice.text)
-            .with_ethdevs(pools.small.clone());
+            .with_ethdevs(pools.small.clone())
+            .with_devices(named, port.clone());
         if matches!(config.uplink, UplinkKind::Socket) {
             controller = controller.with_kernel_paths();
         } else {
@@ -367,7 +373,8 @@ impl Drop for Dataplane {
         {
             tracing::error!("the control thread ended badly");
         }
-        if let Some(port) = self.port.take()
+        // The control thread, which told of it, has ended.
+        if let Some(port) = self.port.take().and_then(Arc::into_inner)
             && let Err(error) = port.detach()
         {
             tracing::warn!("the uplink could not be detached: {error}");

@@ -25,7 +25,7 @@ use net::address::Address;
 use crate::access::Changer;
 use crate::api::{
     Attachment, BackendLine, CommandError, Event, FlowLine, JOB_UNUSED, JobRoutes, Loads, NextHop,
-    PortLine, RouteLine, Stats, Subnet,
+    PeerLine, PortLine, RouteLine, Stats, Subnet,
 };
 use crate::clock;
 use crate::counters::Counters;
@@ -77,6 +77,7 @@ pub enum Command {
     JobIdle(Reply<Vec<(String, Duration)>>),
     Ports(Reply<Vec<PortLine>>),
     Backends(Reply<Vec<BackendLine>>),
+    Peers(Reply<Vec<PeerLine>>),
     Capture(CaptureOptions, Reply<Capture>),
     Trace(TraceFilter, Reply<Trace>),
     Loads(Reply<Loads>),
@@ -146,6 +147,10 @@ pub struct Controller {
     attached: HashMap<u32, Attached>,
     /// Where ethdev access ports receive into; none where there is no worker to poll them.
     small: Option<Mempool>,
+    /// Packet memory, with names for people.
+    pools: Vec<(&'static str, Mempool)>,
+    /// The uplink, if it is a port of DPDK.
+    uplink: Option<Arc<dpdk::Port>>,
     next_ethdev: u32,
     next_slot: u32,
     free_slots: Vec<u32>,
@@ -204,6 +209,8 @@ impl Controller {
             said: HashMap::new(),
             attached: HashMap::new(),
             small: None,
+            pools: Vec::new(),
+            uplink: None,
             next_ethdev: 0,
             next_slot: 1,
             free_slots: Vec::new(),
@@ -224,6 +231,18 @@ impl Controller {
     #[must_use]
     pub fn with_ethdevs(mut self, small: Mempool) -> Self {
         self.small = Some(small);
+        self
+    }
+
+    /// With these pools (with their names) and this uplink to tell of.
+    #[must_use]
+    pub fn with_devices(
+        mut self,
+        pools: Vec<(&'static str, Mempool)>,
+        uplink: Option<Arc<dpdk::Port>>,
+    ) -> Self {
+        self.pools = pools;
+        self.uplink = uplink;
         self
     }
 
@@ -304,6 +323,7 @@ impl Controller {
             Command::JobIdle(reply) => drop(reply.send(Ok(self.job_idle()))),
             Command::Loads(reply) => drop(reply.send(Ok(self.loads(clock::seconds())))),
             Command::Ports(reply) => drop(reply.send(Ok(self.port_lines()))),
+            Command::Peers(reply) => drop(reply.send(Ok(self.peer_lines()))),
             Command::Backends(reply) => drop(reply.send(Ok(self.backend_lines()))),
             Command::Capture(options, reply) => {
                 let capture = Capture::begin(Arc::clone(&self.tables), &options);

@@ -707,6 +707,13 @@ impl Region {
         );
     }
 
+    /// Whether the round-trip time to a host is by probes that it answers.
+    #[must_use]
+    pub fn is_probed(&self, host: u32) -> bool {
+        self.host_words(host)
+            .is_some_and(|w| w[3].load(Ordering::Relaxed) & BY_PROBE != 0)
+    }
+
     /// Measured round-trip time to a host in µs; 0 while unknown.
     #[must_use]
     pub fn host_rtt(&self, host: u32) -> u32 {
