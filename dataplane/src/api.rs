@@ -277,6 +277,9 @@ pub struct PeerLine {
     pub round_trip: Option<Duration>,
     /// Whether it was measured by probes, which the other node answers now.
     pub answers_probes: bool,
+    /// Probes, one after the other, that it has left unanswered so far: a node that is down, a filter on the way, or
+    /// a program that does not answer any.
+    pub unanswered: u32,
 }
 
 /// One counter with its name, such as `drop_spoofed_source`.

@@ -226,6 +226,7 @@ impl Controller {
                     round_trip: (round_trip != 0)
                         .then(|| Duration::from_micros(u64::from(round_trip))),
                     answers_probes: region.is_probed(number),
+                    unanswered: region.unanswered_probes(number),
                 })
             })
             .collect()
