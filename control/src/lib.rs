@@ -15,10 +15,12 @@ pub mod forwarding;
 mod host;
 pub mod http;
 pub mod instance;
+mod log;
 mod netlink;
 mod next_hop;
 pub mod node;
 mod pcapng;
+pub mod reload;
 mod state;
 
 pub use attach::{Fault, STEPS};

@@ -69,12 +69,20 @@ pub struct LinkStatus {
     pub connected: bool,
     /// Connections made since the start.
     pub connections: u64,
+    /// When that began to be so, in seconds of Unix time; none before the first try.
+    pub since: Option<u64>,
+    /// The broker, as host and port.
+    pub broker: Option<String>,
     /// Why the last connection ended.
     pub last_error: Option<String>,
     /// Messages that could not be understood.
     pub malformed: u64,
     /// Table queries unanswered or waiting.
     pub queries: usize,
+    /// Of these, table queries that were sent.
+    pub queries_in_flight: usize,
+    /// Table queries that were sent again for want of an answer.
+    pub queries_repeated: u64,
     /// Jobs whose changes this node follows.
     pub jobs: Vec<String>,
     /// Announcements that the cluster has not confirmed.
@@ -125,7 +133,11 @@ impl ClusterLink {
     pub fn start(broker: Broker, forwarding: Arc<dyn Forwarding>, sequence: Arc<Sequence>) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (events, session) = mpsc::channel(1024);
-        let status = Arc::new(Mutex::new(LinkStatus::default()));
+        let status = Arc::new(Mutex::new(LinkStatus {
+            since: Some(crate::state::now()),
+            broker: Some(format!("{} port {}", broker.host, broker.port)),
+            ..LinkStatus::default()
+        }));
         let now = Instant::now();
         let renew = Arc::new(Notify::new());
         let feed = Feed {
@@ -307,8 +319,13 @@ impl Feed {
 
     fn publish_status(&self) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.connected = self.client.is_some();
+        if status.connected != self.client.is_some() {
+            status.connected = self.client.is_some();
+            status.since = Some(crate::state::now());
+        }
         status.queries = self.queries.len();
+        status.queries_in_flight = self.queries.in_flight();
+        status.queries_repeated = self.queries.repeated;
         status.unconfirmed = self.announcements.unconfirmed();
         status.host_instance = self
             .host

@@ -41,6 +41,8 @@ struct Asked {
 pub struct Queries {
     waiting: VecDeque<Key>,
     asked: HashMap<Key, Asked>,
+    /// Questions that were sent again for want of an answer.
+    pub repeated: u64,
 }
 
 impl Queries {
@@ -87,6 +89,7 @@ impl Queries {
                 continue;
             }
             asked.tries += 1;
+            self.repeated += 1;
             asked.due = now
                 + jittered(
                     FIRST_WAIT
@@ -114,6 +117,11 @@ impl Queries {
     /// When something is due next.
     pub fn next_due(&self) -> Option<Instant> {
         self.asked.values().map(|asked| asked.due).min()
+    }
+
+    /// Unanswered queries.
+    pub fn in_flight(&self) -> usize {
+        self.asked.len()
     }
 
     /// Unanswered and waiting queries.

@@ -9,7 +9,9 @@ mod register;
 mod stop;
 mod watch;
 
-pub use dataplane_status::{DataplaneStatus, PolicyView, PortView, RoleView, ServiceView};
+pub use dataplane_status::{
+    DataplaneStatus, DeviceView, PolicyView, PoolView, PortView, RoleView, ServiceView, WorkerView,
+};
 pub use deploy::Kind;
 pub use stop::purge_without_daemon;
 
@@ -146,6 +148,16 @@ pub struct Status {
     pub subnetworks: Vec<String>,
     /// Addresses that were handed out again before they had rested.
     pub reused_early: u64,
+    /// Addresses that were given back a short while ago and rest before they are given again.
+    pub resting: usize,
+    /// Where packets leave for other nodes: `socket`, or the device.
+    pub uplink: String,
+    /// UDP port that the tunnel is bound to.
+    pub tunnel_port: u16,
+    /// The node's own interface into the overlay.
+    pub host_interface: String,
+    /// What containers may send, in bytes.
+    pub mtu: u16,
     /// The link to the cluster.
     pub link: LinkStatus,
     /// Attached containers.
@@ -463,6 +475,19 @@ impl Node {
                 })
                 .collect(),
             reused_early: inner.state.ledger.reused_early,
+            resting: inner.state.ledger.resting(crate::state::now()),
+            uplink: match &self.options.net.dataplane.uplink {
+                crate::config::UplinkChoice::Socket => "socket".to_owned(),
+                crate::config::UplinkChoice::Ethdev { devargs, interface } => {
+                    let named = interface
+                        .as_ref()
+                        .or(self.options.net.default_interface.as_ref());
+                    devargs.replace("{interface}", named.map_or("", String::as_str))
+                }
+            },
+            tunnel_port: self.options.tun.tunnel_port,
+            host_interface: self.options.tun.host_interface.clone(),
+            mtu: self.options.tun.mtu,
             link,
             containers: inner
                 .state
