@@ -175,6 +175,16 @@ impl Ledger {
             .map(Held::gateway)
     }
 
+    /// Addresses that rest; `now` in seconds of Unix time.
+    #[must_use]
+    pub fn resting(&self, now: u64) -> usize {
+        let of = |held: &Held| {
+            let offsets = held.resting.keys();
+            offsets.filter(|offset| held.rests(**offset, now)).count()
+        };
+        self.subnets.iter().map(of).sum()
+    }
+
     /// Hands out an address that is free and has rested; `now` in seconds of Unix time.
     pub fn take(&mut self, owner: &str, now: u64) -> Option<Pair> {
         for held in self.subnets.iter_mut().filter(|held| held.owner == owner) {

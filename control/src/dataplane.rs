@@ -9,7 +9,8 @@ use dataplane::{Config, Handle, Idle};
 use crate::config::{IdleMode, NetConfig, TunConfig};
 use crate::forwarding::{
     Answer, Attachment, BackendLine, Capture, CaptureOptions, CommandError, FlowLine, Forwarding,
-    JobRoutes, Loads, NextHop, Pair, PortLine, RouteLine, Stats, Subnet, Trace, TraceFilter,
+    JobRoutes, Loads, NextHop, Pair, PeerLine, PortLine, RouteLine, Stats, Subnet, Trace,
+    TraceFilter,
 };
 use crate::uplink::{self, Chosen};
 
@@ -117,6 +118,9 @@ impl Forwarding for Handle {
     }
     fn backends(&self) -> Result<Vec<BackendLine>, CommandError> {
         Self::backends(self)
+    }
+    fn peers(&self) -> Result<Vec<PeerLine>, CommandError> {
+        Self::peers(self)
     }
     fn capture(&self, options: CaptureOptions) -> Result<Capture, CommandError> {
         Self::capture(self, options)

@@ -1,11 +1,12 @@
 //! What the Net Manager needs of the data plane, as a trait: the journeys of this crate run against a recording one,
 //! the node against the real one.
 
+pub use dataplane::DriverCounts;
 pub use dataplane::api::{
-    AccessKind, Answer, Attachment, BackendLine, CommandError, Count, Event, FlowLine,
-    InstanceLoad, InstanceRoute, JOB_UNUSED, JobRoutes, Loads, NextHop, Pair, Policy, PolicyCounts,
-    PortCounts, PortLine, Query, RoleCounts, RouteLine, ServiceAddress, ServiceCounts, Stats,
-    Subnet,
+    AccessKind, Answer, Attachment, BackendLine, CommandError, Count, DeviceCounts, Event,
+    FlowLine, InstanceLoad, InstanceRoute, JOB_UNUSED, JobRoutes, Loads, NextHop, Pair, PeerLine,
+    Policy, PolicyCounts, PoolCounts, PortCounts, PortLine, Query, RoleCounts, RouteLine,
+    ServiceAddress, ServiceCounts, Stats, Subnet, WorkerCounts,
 };
 pub use dataplane::{Capture, CaptureOptions, Trace, TraceFilter};
 
@@ -87,6 +88,13 @@ pub trait Forwarding: Send + Sync + 'static {
     /// # Errors
     /// The data plane has stopped.
     fn backends(&self) -> Result<Vec<BackendLine>, CommandError>;
+    /// The other nodes that instances are said to run on.
+    ///
+    /// # Errors
+    /// The data plane has stopped.
+    fn peers(&self) -> Result<Vec<PeerLine>, CommandError> {
+        Ok(Vec::new())
+    }
     /// Begins to copy packets.
     ///
     /// # Errors

@@ -17,10 +17,12 @@ mod host;
 mod host_firewall;
 pub mod http;
 pub mod instance;
+mod log;
 mod netlink;
 mod next_hop;
 pub mod node;
 mod pcapng;
+pub mod reload;
 mod state;
 pub mod uplink;
 

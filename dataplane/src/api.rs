@@ -298,6 +298,34 @@ pub struct BackendLine {
     pub namespace: Pair,
     /// `local`, or the tunnel endpoint of its node.
     pub via: String,
+    /// Its share in round robin.
+    pub weight: u8,
+    /// Keeps its flows and gets no new ones.
+    pub draining: bool,
+    /// Flows that its node reported.
+    pub load: u32,
+    /// Live flows that this node has opened to it.
+    pub live: u64,
+    /// Time since a packet last used it; none if no packet has.
+    pub idle: Option<Duration>,
+}
+
+/// Another node that instances are said to run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerLine {
+    /// Its tunnel endpoint.
+    pub endpoint: SocketAddr,
+    /// The longest inner packet that the path there carries, in bytes, if that is known.
+    pub mtu: Option<u16>,
+    /// Whether the kernel has a route there (socket uplink), or has told how frames begin their way (ethdev).
+    pub routed: bool,
+    /// Measured round trip, if there is one.
+    pub round_trip: Option<Duration>,
+    /// Whether it was measured by probes, which the other node answers now.
+    pub answers_probes: bool,
+    /// Probes, one after the other, that it has left unanswered so far: a node that is down, a filter on the way, or
+    /// a program that does not answer any.
+    pub unanswered: u32,
 }
 
 /// One counter with its name, such as `drop_spoofed_source`.
@@ -338,6 +366,41 @@ pub struct PortCounts {
     pub bytes_out: u64,
     /// Frames to the container that its port did not take.
     pub refused: u64,
+}
+
+/// How one worker spends its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerCounts {
+    /// Its number.
+    pub worker: usize,
+    /// Time in rounds that moved packets.
+    pub busy: Duration,
+    /// Time since it began.
+    pub alive: Duration,
+    /// Live flows of its shard.
+    pub flows: u64,
+}
+
+/// A pool of mbufs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolCounts {
+    /// Its name.
+    pub pool: &'static str,
+    /// Mbufs that it has.
+    pub size: u64,
+    /// Of these, mbufs in use.
+    pub in_use: u64,
+}
+
+/// What the driver of an ethdev port counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceCounts {
+    /// DPDK's name of the device.
+    pub device: String,
+    /// `uplink` or `access`.
+    pub role: &'static str,
+    /// Its counters.
+    pub counts: dpdk::PortStats,
 }
 
 /// What one policy decided.
@@ -430,6 +493,16 @@ pub struct Stats {
     pub services: Vec<ServiceCounts>,
     /// What ports say of themselves, by role.
     pub roles: Vec<RoleCounts>,
+    /// Workers.
+    pub worker_counts: Vec<WorkerCounts>,
+    /// Packet memory.
+    pub pools: Vec<PoolCounts>,
+    /// Ports of DPDK.
+    pub devices: Vec<DeviceCounts>,
+    /// Commands that wait for the control thread, this question not counted.
+    pub commands_waiting: usize,
+    /// Addresses that the control plane has been asked for and has not answered.
+    pub unresolved: usize,
 }
 
 /// One line of the route table for people and `--json`.

@@ -174,6 +174,41 @@ pub struct Counters {
     pub tally: Tally,
     /// What its ports say of themselves.
     pub ports: PortStats,
+    /// How it spends its time.
+    pub time: Time,
+}
+
+/// How a worker spends its time, in cycles of the clock.
+#[derive(Debug, Default)]
+pub struct Time {
+    /// When it began.
+    begun: AtomicU64,
+    /// In rounds that moved packets.
+    busy: AtomicU64,
+}
+
+impl Time {
+    /// The worker begins now. Only the owning worker may call this.
+    pub fn begin(&self, now: u64) {
+        self.begun.store(now, Ordering::Relaxed);
+    }
+
+    /// A round that moved packets took so long. Only the owning worker may call this.
+    #[inline(always)]
+    pub fn spend(&self, cycles: u64) {
+        let before = self.busy.load(Ordering::Relaxed);
+        self.busy
+            .store(before.wrapping_add(cycles), Ordering::Relaxed);
+    }
+
+    /// Cycles spent busy, and since the beginning; zero for a worker that has not begun.
+    #[must_use]
+    pub fn read(&self, now: u64) -> (u64, u64) {
+        match self.begun.load(Ordering::Relaxed) {
+            0 => (0, 0),
+            begun => (self.busy.load(Ordering::Relaxed), now.saturating_sub(begun)),
+        }
+    }
 }
 
 impl Default for Counters {
@@ -190,6 +225,7 @@ impl Counters {
             named: [const { AtomicU64::new(0) }; COUNT],
             tally: Tally::new(backends),
             ports: PortStats::default(),
+            time: Time::default(),
         }
     }
 

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use crate::api::{
     Answer as Reply, Attachment, BackendLine, CommandError, FlowLine, JobRoutes, Loads, NextHop,
-    Pair, PortLine, RouteLine, Stats, Subnet,
+    Pair, PeerLine, PortLine, RouteLine, Stats, Subnet,
 };
 use crate::control::{Command, Message};
 use crate::observe::capture::{Capture, CaptureOptions};
@@ -21,6 +22,24 @@ pub struct Handle {
     host_interface: u32,
     /// The ports that are there for as long as the data plane is.
     fixed: Arc<[PortLine]>,
+    /// Commands that have no answer yet.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Counts an asker until it has its answer.
+struct Asking<'a>(&'a AtomicUsize);
+
+impl<'a> Asking<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Others have commands and workers have questions: the control thread must not be away for long.
@@ -38,10 +57,12 @@ impl Handle {
             control,
             host_interface,
             fixed: fixed.into(),
+            waiting: Arc::default(),
         }
     }
 
     fn ask<T>(&self, command: impl FnOnce(SyncSender<Answer<T>>) -> Command) -> Answer<T> {
+        let _asking = Asking::new(&self.waiting);
         let (reply, answer) = sync_channel(1);
         self.control
             .send(Message::Command(command(reply)))
@@ -187,7 +208,17 @@ impl Handle {
     /// # Errors
     /// See [`CommandError`].
     pub fn stats(&self) -> Answer<Stats> {
-        self.ask(Command::Stats)
+        let mut stats = self.ask(Command::Stats)?;
+        stats.commands_waiting = self.waiting.load(Ordering::Relaxed);
+        Ok(stats)
+    }
+
+    /// The other nodes that instances are said to run on.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn peers(&self) -> Answer<Vec<PeerLine>> {
+        self.ask(Command::Peers)
     }
 
     /// The route table.

@@ -49,6 +49,7 @@ mod worker;
 pub mod writer;
 
 pub use api::*;
+pub use dpdk::PortStats as DriverCounts;
 pub use handle::Handle;
 pub use kernel_port::xdp::PROGRAM as XDP_PROGRAM;
 pub use observe::capture::{Capture, CaptureOptions, CapturePort, Captured, SNAPLEN_MAX};

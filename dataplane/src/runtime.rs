@@ -92,7 +92,7 @@ fn pool(name: &str, count: u32, room: u16) -> Result<Mempool, StartError> {
 
 /// An ethdev uplink's device, and what must stay as long as it is there.
 struct Device {
-    port: Port,
+    port: Arc<Port>,
     // Takes the program off the interface.
     _program: Option<xdp::Attached>,
     // Holds the tunnel port, so that the kernel answers nothing there.
@@ -191,7 +191,7 @@ fn open_uplinks(
         uplinks.push(Uplink::Ethdev(Box::new(uplink)));
     }
     let device = Device {
-        port,
+        port: Arc::new(port),
         _program: program,
         _reserved: reserved,
     };
@@ -404,8 +404,14 @@ impl Dataplane {
                 }
             }
         }
+        let port = device.as_ref().map(|device| Arc::clone(&device.port));
+        let named = vec![
+            ("small", pools.small.clone()),
+            ("large", pools.large.clone()),
+        ];
         let mut controller = Controller::new(tables, access_group, links, events, choice.text)
-            .with_ethdevs(pools.small.clone());
+            .with_ethdevs(pools.small.clone())
+            .with_devices(named, port);
         if matches!(config.uplink, UplinkKind::Socket) {
             controller = controller.with_kernel_paths();
         } else {
@@ -477,7 +483,9 @@ impl Drop for Dataplane {
         {
             tracing::error!("the control thread ended badly");
         }
+        // The control thread, which told of the device, has ended.
         if let Some(Device { port, .. }) = self.device.take()
+            && let Some(port) = Arc::into_inner(port)
             && let Err(error) = port.detach()
         {
             tracing::warn!("the uplink could not be detached: {error}");

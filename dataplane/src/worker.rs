@@ -356,9 +356,14 @@ impl Worker {
         let host_cycles = dpdk::cycles_hz() / 1_000_000 * HOST_US;
         let (mut next_host, mut next_beside) = (0, 0);
         let mut empty_rounds = 0;
+        let mut worked_since = None;
+        counters.time.begin(dpdk::cycles());
         tables.quiescence.wake(me);
         while !self.stop.load(Ordering::Relaxed) {
             let cycles = dpdk::cycles();
+            if let Some(since) = worked_since.take() {
+                counters.time.spend(cycles.saturating_sub(since));
+            }
             if cycles >= next_tick {
                 next_tick = cycles + tick_cycles;
                 let now = clock::milliseconds();
@@ -479,6 +484,7 @@ impl Worker {
             tables.quiescence.pass(me);
             if work > 0 {
                 empty_rounds = 0;
+                worked_since = Some(cycles);
                 continue;
             }
             empty_rounds += 1;

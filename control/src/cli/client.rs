@@ -13,14 +13,24 @@ use tokio::task::JoinHandle;
 /// Why the daemon gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// There is no socket.
     #[error(
-        "no Net Manager answers at {0} ({1}); start it with `systemctl start netmanager`, or name another socket with --socket"
+        "no Net Manager answers at {0}: there is no such socket; start it with `systemctl start netmanager`, or name another socket with --socket"
     )]
-    Down(String, std::io::Error),
+    Absent(String),
+    /// There is a socket, and nobody listens.
+    #[error(
+        "no Net Manager answers at {0}: the connection was refused, so it has ended without removing its socket; `NetManager logs` says why, `systemctl start netmanager` starts it"
+    )]
+    Down(String),
     /// We may not ask.
-    #[error("{0} may not be opened; run this as root or as a member of the socket's group")]
+    #[error(
+        "{0} may not be opened: no permission; run this as root (sudo), or as a member of the socket's group (SocketGroup in netcfg.json)"
+    )]
     Forbidden(String),
+    /// Something else is in the way.
+    #[error("{0}: {1}; name the Net Manager's socket with --socket")]
+    Unusable(String, std::io::Error),
     /// It answered with an error.
     #[error("{0}")]
     Refused(String),
@@ -118,7 +128,9 @@ async fn send(socket: &Path, method: Method, path: &str) -> Result<Sent, ClientE
         .await
         .map_err(|error| match error.kind() {
             std::io::ErrorKind::PermissionDenied => ClientError::Forbidden(shown),
-            _ => ClientError::Down(shown, error),
+            std::io::ErrorKind::NotFound => ClientError::Absent(shown),
+            std::io::ErrorKind::ConnectionRefused => ClientError::Down(shown),
+            _ => ClientError::Unusable(shown, error),
         })?;
     let broken = |error: &dyn std::fmt::Display| ClientError::Broken(error.to_string());
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))

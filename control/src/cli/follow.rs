@@ -76,7 +76,7 @@ fn protocol(text: &str) -> Result<u8, String> {
 }
 
 /// `path?key=value&…` of the values that are there.
-fn query(path: &str, pairs: &[(&str, Option<String>)]) -> String {
+pub(super) fn query(path: &str, pairs: &[(&str, Option<String>)]) -> String {
     let encode = |value: &str| {
         value
             .bytes()

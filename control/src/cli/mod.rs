@@ -1,13 +1,24 @@
 //! The command line: `run` is the daemon, everything else asks it over its socket.
 
+mod check;
 mod client;
 mod commands;
+mod doctor;
 mod follow;
+mod logs;
+mod overrides;
+mod rates;
 mod run;
+mod screen;
+mod status;
+mod top;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::config::Sources;
+use overrides::Overrides;
 
 /// The Net Manager of an Oakestra worker node: attaches containers to the data plane and keeps its routes true.
 #[derive(Debug, Parser)]
@@ -15,8 +26,21 @@ use clap::{Args, Parser, Subcommand};
 pub struct Cli {
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    overrides: Overrides,
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+impl Cli {
+    /// Where settings come from, with what a command was given itself.
+    fn sources(&self, given: &Overrides) -> Sources {
+        Sources {
+            config: self.options.config.clone(),
+            tun_config: self.options.tun_config.clone(),
+            overrides: given.over(&self.overrides),
+        }
+    }
 }
 
 /// Where things are; each flag has its environment variable.
@@ -64,42 +88,20 @@ struct Options {
     log: PathBuf,
 }
 
-/// Settings that win over the files.
-#[derive(Clone, Debug, Default, Args)]
-struct Overrides {
-    /// How packets leave for other nodes: auto, socket, af_packet[:IFACE], af_xdp[:IFACE], vfio:PCI, virtio:PCI, or
-    /// DEVARGS@IFACE
-    #[arg(long, env = "NETMANAGER_UPLINK")]
-    uplink: Option<String>,
-    /// Worker lcores
-    #[arg(long, env = "NETMANAGER_WORKERS", value_parser = clap::value_parser!(u8).range(1..=64))]
-    workers: Option<u8>,
-    /// How an idle worker waits
-    #[arg(long, env = "NETMANAGER_IDLE", value_parser = ["spin", "backoff"])]
-    idle: Option<String>,
-    /// Megabytes of hugepages; 0 for none
-    #[arg(long, env = "NETMANAGER_HUGEPAGE_MB")]
-    hugepage_mb: Option<u32>,
-    /// Flows that the table holds
-    #[arg(long, env = "NETMANAGER_FLOWS")]
-    flows: Option<usize>,
-    /// The broker's host, instead of ClusterUrl
-    #[arg(long, env = "NETMANAGER_CLUSTER")]
-    cluster: Option<String>,
-    /// MTU of containers, instead of MTUSize
-    #[arg(long, env = "TUN_MTU_SIZE", value_parser = clap::value_parser!(u16).range(1280..=65000))]
-    mtu: Option<u16>,
-    /// Check the configuration and leave
-    #[arg(long)]
-    check: bool,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon (the default)
-    Run(Overrides),
-    /// Show the node, its link and its containers
+    Run {
+        #[command(flatten)]
+        overrides: Overrides,
+        /// Check the configuration and leave
+        #[arg(long)]
+        check: bool,
+    },
+    /// Show the node, its cluster link, ports, cores, rates, drops and containers
     Status(Format),
+    /// Show jobs: Service IPs with their policies, instances with where they live and what they bear
+    Services(Format),
     /// Show the route table
     Routes(Format),
     /// Show live flows
@@ -109,7 +111,21 @@ enum Command {
         /// At most so many
         #[arg(long, default_value_t = 1000)]
         limit: usize,
+        /// Only those of this client, dialled address or instance
+        #[arg(long)]
+        address: Option<std::net::IpAddr>,
+        /// Only those from or to instances of this job
+        #[arg(long)]
+        job: Option<String>,
     },
+    /// Watch workers, ports, containers and services live
+    Top(top::Top),
+    /// Look for what is wrong with this node, and say what to do
+    ///
+    /// Works in part while the daemon is down. The exit status is 1 if something fails.
+    Doctor(Format),
+    /// Take changed settings over without a restart; SIGHUP does the same
+    Reload(Format),
     /// Copy packets from ports to a pcapng file, both directions, as they pass
     ///
     /// Every port is an interface of the file; what crosses a socket uplink is there without its outer header, with the
@@ -121,14 +137,7 @@ enum Command {
     /// is about one. One trace at a time.
     Trace(follow::Trace),
     /// Show the log
-    Logs {
-        /// The last so many lines
-        #[arg(long, short = 'n', default_value_t = 100)]
-        lines: u32,
-        /// Go on as it grows
-        #[arg(long, short)]
-        follow: bool,
-    },
+    Logs(logs::Logs),
     /// Show the version
     Version(Format),
     /// Look at the configuration
@@ -140,12 +149,26 @@ enum Command {
         #[arg(long, required = true)]
         purge: bool,
     },
+    /// Write a completion script for a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man page
+    #[command(hide = true)]
+    Man,
 }
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Check both files
-    Check,
+    /// Check both files, and what wins over them; all that is wrong is said at once
+    Check {
+        #[command(flatten)]
+        overrides: Overrides,
+        #[command(flatten)]
+        format: Format,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -155,21 +178,26 @@ struct Format {
     json: bool,
 }
 
+/// A failure that has been said already.
+#[derive(Debug, thiserror::Error)]
+#[error("")]
+struct Said;
+
 /// Runs the command line; answers the process's exit status.
 #[must_use]
 pub fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
-    let outcome = match cli.command {
-        None => {
-            // A bare start takes its settings from the environment as well.
-            let environment = Run::parse_from(["NetManager"]);
-            run::daemon(&cli.options, &environment.overrides)
+    let none = Overrides::default();
+    let outcome = match &cli.command {
+        None => run::daemon(&cli.options, cli.sources(&none)),
+        Some(Command::Run { overrides, check }) if *check => {
+            check::run(&cli.sources(overrides), Format { json: false })
         }
-        Some(Command::Run(overrides)) => run::daemon(&cli.options, &overrides),
-        Some(Command::Config(ConfigCommand::Check)) => {
-            run::check(&cli.options, &Overrides::default())
+        Some(Command::Run { overrides, .. }) => run::daemon(&cli.options, cli.sources(overrides)),
+        Some(Command::Config(ConfigCommand::Check { overrides, format })) => {
+            check::run(&cli.sources(overrides), *format)
         }
-        Some(command) => commands::run(&cli.options, &command),
+        Some(command) => commands::run(&cli.options, &cli.sources(&none), command),
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,
@@ -182,16 +210,14 @@ pub fn main() -> std::process::ExitCode {
             std::process::ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("NetManager: {error}");
+            if error.downcast_ref::<Said>().is_none() {
+                for line in error.to_string().lines() {
+                    eprintln!("NetManager: {line}");
+                }
+            }
             std::process::ExitCode::FAILURE
         }
     }
-}
-
-#[derive(Debug, Parser)]
-struct Run {
-    #[command(flatten)]
-    overrides: Overrides,
 }
 
 #[cfg(test)]
@@ -211,6 +237,27 @@ mod tests {
         let placed = Cli::parse_from(["NetManager", "status", "--json", "--socket", "/x.sock"]);
         assert_eq!(placed.options.socket, PathBuf::from("/x.sock"));
         assert!(Cli::try_parse_from(["NetManager", "down"]).is_err());
-        assert!(Cli::try_parse_from(["NetManager", "run", "--mtu", "100"]).is_err());
+        let given = |arguments: &[&str]| {
+            let cli = Cli::parse_from([&["NetManager"], arguments].concat());
+            let none = Overrides::default();
+            let sources = match &cli.command {
+                Some(Command::Run { overrides, .. }) => cli.sources(overrides),
+                _ => cli.sources(&none),
+            };
+            let typed = |o: &crate::config::Override| o.is_flag();
+            let shown = |o: &crate::config::Override| format!("{}={}", o.source(), o.value);
+            sources
+                .overrides
+                .iter()
+                .filter(|o| typed(o))
+                .map(shown)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(given(&["run", "--mtu", "1400"]), ["--mtu=1400"]);
+        assert_eq!(
+            given(&["--debug", "--mtu", "1300", "run", "--mtu", "1400"]),
+            ["--debug=true", "--mtu=1400"]
+        );
+        assert_eq!(given(&["--debug=false"]), ["--debug=false"]);
     }
 }

@@ -1,16 +1,18 @@
 //! The daemon's life: settings, data plane, node, socket, signals.
 
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{Options, Overrides};
-use crate::config::{IdleMode, NetConfig, TunConfig, UplinkChoice};
+use super::Options;
+use crate::config::{LogConfig, NetConfig, Settings, Sources};
 use crate::forwarding::{Event, Forwarding};
+use crate::log::Log;
 use crate::node::{Node, Options as NodeOptions};
+use crate::reload::{Reload, Token};
 use crate::state::StateFile;
 use crate::{dataplane, http, instance, uplink};
 
@@ -21,82 +23,6 @@ const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Questions of the data plane that may wait; it repeats what is lost.
 const EVENTS: usize = 4096;
-
-fn settings(
-    options: &Options,
-    overrides: &Overrides,
-) -> Result<(NetConfig, TunConfig, bool), Box<dyn Error>> {
-    let mut net = NetConfig::load(&options.config)?;
-    let (mut tun, present) = match TunConfig::load(&options.tun_config)? {
-        Some(tun) => (tun, true),
-        None => (TunConfig::default(), false),
-    };
-    if let Some(uplink) = &overrides.uplink {
-        net.dataplane.uplink =
-            UplinkChoice::parse(uplink).map_err(|problem| format!("--uplink: {problem}"))?;
-    }
-    if let Some(workers) = overrides.workers {
-        net.dataplane.workers = Some(usize::from(workers));
-    }
-    match overrides.idle.as_deref() {
-        Some("spin") => net.dataplane.idle = Some(IdleMode::Spin),
-        Some(_) => net.dataplane.idle = Some(IdleMode::Backoff),
-        None => {}
-    }
-    if overrides.hugepage_mb.is_some() {
-        net.dataplane.hugepage_mb = overrides.hugepage_mb;
-    }
-    if let Some(flows) = overrides.flows {
-        net.dataplane.flows = flows;
-    }
-    if overrides.cluster.is_some() {
-        net.cluster_host.clone_from(&overrides.cluster);
-    }
-    if let Some(mtu) = overrides.mtu {
-        tun.mtu = mtu;
-    }
-    Ok((net, tun, present))
-}
-
-fn start_log(debug: bool) {
-    let level = if debug { "debug" } else { "info" };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new(format!(
-            "{level},netlink_proto=warn,rumqttc=warn,hyper=warn"
-        ))
-    });
-    let logger = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    if let Err(error) = logger.try_init() {
-        eprintln!("NetManager: the log could not be started: {error}");
-    }
-}
-
-/// Checks the configuration and says what follows from it.
-pub(super) fn check(options: &Options, overrides: &Overrides) -> Outcome {
-    let (net, tun, present) = settings(options, overrides)?;
-    println!("{}: in order", options.config.display());
-    if present {
-        println!("{}: in order", options.tun_config.display());
-    } else {
-        println!(
-            "{}: not there; the defaults hold",
-            options.tun_config.display()
-        );
-    }
-    println!(
-        "broker {} port {}, tunnel on UDP port {} announced as {}, host interface {}, MTU {}",
-        net.cluster_host.as_deref().unwrap_or("as /register says"),
-        net.cluster_port,
-        tun.tunnel_port,
-        net.public_port,
-        tun.host_interface,
-        tun.mtu
-    );
-    Ok(())
-}
 
 /// Moving links, opening packet sockets and entering containers' namespaces takes these.
 const CAPABILITIES: [(u32, &str); 3] = [
@@ -126,30 +52,84 @@ fn may_start() -> Outcome {
     Err(format!("run it as root: it lacks {}", missing.join(", ")).into())
 }
 
-pub(super) fn daemon(options: &Options, overrides: &Overrides) -> Outcome {
-    if overrides.check {
-        return check(options, overrides);
-    }
+pub(super) fn daemon(options: &Options, sources: Sources) -> Outcome {
     may_start()?;
-    let (net, tun, present) = settings(options, overrides)?;
-    start_log(net.debug);
-    if !present {
+    let (settings, doubts) = sources.load()?;
+    let log = Arc::new(Log::start(
+        &options.log,
+        settings.net.debug,
+        settings.net.log,
+    ));
+    if !settings.tun_present {
         tracing::info!(file = %options.tun_config.display(), "no such file; the defaults hold");
     }
-    if net.public_ip_networking && net.public_address.is_none() {
-        tracing::warn!(
-            "PublicIPNetworking asks an outside service for this node's address, which this Net Manager does not do: set NodePublicAddress; until then the address of the default route is announced"
-        );
+    for doubt in doubts {
+        tracing::warn!("{doubt}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(serve(options, net, tun))
+    runtime.block_on(serve(options, sources, settings, log))
 }
 
-async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
+/// Reads the settings again, and goes on in a new log file if ours was moved, as often as SIGHUP comes.
+async fn follow_hangups(reload: Arc<Reload>, mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        reload.reopen_log();
+        let again = Arc::clone(&reload);
+        match tokio::task::spawn_blocking(move || again.reload()).await {
+            Ok(Ok(report)) => {
+                tracing::info!(changed = ?report.changed, after_a_restart = ?report.restart, "settings read again");
+            }
+            Ok(Err(errors)) => {
+                for error in errors.0 {
+                    tracing::error!("{error}; nothing has changed");
+                }
+            }
+            Err(error) => tracing::error!(%error, "settings could not be read again"),
+        }
+    }
+}
+
+/// Serves the interface on TCP as well, where that is asked for.
+async fn serve_tcp(
+    net: &NetConfig,
+    token: &Token,
+    router: axum::Router,
+    mut closing: watch::Receiver<bool>,
+) -> Outcome {
+    let Some(address) = net.api_listen else {
+        return Ok(());
+    };
+    let listener = http::listen_on(address).await?;
+    match &net.api_token {
+        Some(_) => tracing::info!(%address, "serving on TCP, with a token"),
+        None if address.ip().is_loopback() => {
+            tracing::info!(%address, "serving on TCP, to every user of this machine");
+        }
+        None => tracing::warn!(
+            %address,
+            "serving on TCP without authentication: whoever reaches this port may deploy here; set ApiToken, or listen on 127.0.0.1"
+        ),
+    }
+    let router = http::guarded(router, Arc::clone(token));
+    tokio::spawn(async move {
+        let served = axum::serve(listener, router)
+            .with_graceful_shutdown(async move {
+                let _ = closing.wait_for(|closing| *closing).await;
+            })
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "TCP is not served any more");
+        }
+    });
+    Ok(())
+}
+
+async fn serve(options: &Options, sources: Sources, settings: Settings, log: Arc<Log>) -> Outcome {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangups = signal(SignalKind::hangup())?;
     let instance = instance::id(&options.config);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -159,6 +139,25 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
     // The socket first: two Net Managers on one path must not both touch the machine.
     let listener = http::listen(&options.socket).await?;
     let _socket_file = Unlink(options.socket.clone());
+    if let Some(group) = &settings.net.socket_group
+        && let Err(error) = http::give_to_group(&options.socket, Some(group))
+    {
+        tracing::warn!(%error, "only the owner may use the socket");
+    }
+    let token = Token::default();
+    token
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone_from(&settings.net.api_token);
+    let reload = Arc::new(Reload::new(
+        sources,
+        settings.clone(),
+        log,
+        options.socket.clone(),
+        Arc::clone(&token),
+    ));
+    tokio::spawn(follow_hangups(Arc::clone(&reload), hangups));
+    let (net, tun) = (settings.net.clone(), settings.tun.clone());
     // Before the data plane takes the flows over that belong to it.
     StateFile::open(&options.state_dir, &instance)?.check()?;
     let folder = uplink::folder(&options.config);
@@ -177,10 +176,9 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
     .await??;
     uplink::furnish(&chosen, plane.uplink_mac()).await?;
     let forwarding: Arc<dyn Forwarding> = Arc::new(plane.handle());
-    let settings = net.clone();
     let node_options = NodeOptions {
         instance,
-        net,
+        net: net.clone(),
         tun,
         state_dir: options.state_dir.clone(),
     };
@@ -189,10 +187,10 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
     let purged = Arc::new(Notify::new());
     let (close, closing) = watch::channel(false);
     let mut closed = closing.clone();
-    let server = axum::serve(
-        listener,
-        http::router(Arc::clone(&node), Arc::clone(&purged), closing),
-    );
+    let router = http::router(Arc::clone(&node), Arc::clone(&purged), closing.clone())
+        .merge(http::reload_router(reload));
+    serve_tcp(&net, &token, router.clone(), closing).await?;
+    let server = axum::serve(listener, router);
     let was_purged = Arc::new(AtomicBool::new(false));
     let removed = Arc::clone(&was_purged);
     let ended = Notify::new();
@@ -233,7 +231,7 @@ async fn serve(options: &Options, net: NetConfig, tun: TunConfig) -> Outcome {
     let keep = failed.has_containers() || failed.broken();
     tokio::task::spawn_blocking(move || if keep { plane.stop() } else { plane.remove() }).await?;
     if was_purged.load(Ordering::Relaxed) {
-        uplink::remove(&settings, &folder).await;
+        uplink::remove(&net, &folder).await;
     }
     served?;
     if failed.broken() {
@@ -268,9 +266,10 @@ impl Ending {
 }
 
 /// `down --purge` while no daemon runs: the same, without a data plane.
-pub(super) fn purge(options: &Options) -> Outcome {
-    start_log(false);
-    let (net, tun, _) = settings(options, &Overrides::default())?;
+pub(super) fn purge(options: &Options, sources: &Sources) -> Outcome {
+    // Not to the daemon's file: whoever asks wants to read it.
+    let _log = Log::start(std::path::Path::new(""), false, LogConfig::default());
+    let (Settings { net, tun, .. }, _) = sources.load()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

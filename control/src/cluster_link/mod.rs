@@ -56,12 +56,20 @@ pub struct LinkStatus {
     pub connected: bool,
     /// Connections made since the start.
     pub connections: u64,
+    /// When that began to be so, in seconds of Unix time; none before the first try.
+    pub since: Option<u64>,
+    /// The broker, as host and port.
+    pub broker: Option<String>,
     /// Why the last connection ended.
     pub last_error: Option<String>,
     /// Messages that could not be understood.
     pub malformed: u64,
     /// Table queries unanswered or waiting.
     pub queries: usize,
+    /// Of these, table queries that were sent.
+    pub queries_in_flight: usize,
+    /// Table queries that were sent again for want of an answer.
+    pub queries_repeated: u64,
     /// Jobs whose changes this node follows.
     pub jobs: Vec<String>,
     /// Announcements that the cluster has not confirmed.
@@ -125,6 +133,8 @@ impl ClusterLink {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (events, session) = mpsc::channel(1024);
         let status = Arc::new(Mutex::new(LinkStatus {
+            since: Some(crate::state::now()),
+            broker: Some(format!("{} port {}", broker.host, broker.port)),
             jobs: interests.to_vec(),
             ..LinkStatus::default()
         }));

@@ -41,6 +41,8 @@ pub struct Queries {
     waiting: VecDeque<Key>,
     asked: HashMap<Key, Asked>,
     pacing: Pacing,
+    /// Questions that were sent again for want of an answer.
+    pub repeated: u64,
 }
 
 impl Queries {
@@ -109,6 +111,7 @@ impl Queries {
                 asked.tries = asked.tries.saturating_add(1);
                 asked.last = now;
                 asked.due = now + self.pacing.wait(asked.tries);
+                self.repeated += 1;
                 send.push(key);
             } else {
                 asked.due = now + self.pacing.wait(asked.tries);
@@ -132,6 +135,11 @@ impl Queries {
     /// When something is due next.
     pub fn next_due(&self) -> Option<Instant> {
         self.asked.values().map(|asked| asked.due).min()
+    }
+
+    /// Unanswered queries.
+    pub fn in_flight(&self) -> usize {
+        self.asked.len()
     }
 
     /// Unanswered and waiting queries.

@@ -7,7 +7,23 @@ use axum::response::{IntoResponse, Response};
 
 use super::App;
 use crate::dns::DnsStatus;
-use crate::node::DataplaneStatus;
+use crate::node::{DataplaneStatus, DeviceView, PoolView, Status, WorkerView};
+
+/// What Prometheus calls the two.
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+        }
+    }
+}
 
 /// The text as it grows.
 #[derive(Default)]
@@ -46,55 +62,137 @@ impl Exposition {
     }
 }
 
+type Sampled<T> = (&'static str, Kind, &'static str, fn(&T) -> f64);
+
+use Kind::{Counter, Gauge};
+
+/// Seconds are floating point, everything else is whole numbers.
+const STATUS: [Sampled<Status>; 17] = [
+    (
+        "up",
+        Gauge,
+        "Whether the node has its subnetwork and forwards.",
+        |s| s.up.into(),
+    ),
+    ("uptime_seconds", Gauge, "Time since the start.", |s| {
+        whole(s.uptime_seconds)
+    }),
+    (
+        "link_connected",
+        Gauge,
+        "Whether the broker is connected.",
+        |s| s.link.connected.into(),
+    ),
+    (
+        "link_changed_timestamp_seconds",
+        Gauge,
+        "When the link came or went last, in Unix time; 0 before the first try.",
+        |s| whole(s.link.since.unwrap_or(0)),
+    ),
+    (
+        "link_connections_total",
+        Counter,
+        "Connections made to the broker.",
+        |s| whole(s.link.connections),
+    ),
+    ("containers", Gauge, "Attached containers.", |s| {
+        count(s.containers.len())
+    }),
+    ("subnetworks", Gauge, "Subnetworks held.", |s| {
+        count(s.subnetworks.len())
+    }),
+    (
+        "jobs_followed",
+        Gauge,
+        "Jobs whose changes this node follows.",
+        |s| count(s.link.jobs.len()),
+    ),
+    (
+        "table_queries",
+        Gauge,
+        "Table queries unanswered or waiting.",
+        |s| count(s.link.queries),
+    ),
+    (
+        "table_queries_in_flight",
+        Gauge,
+        "Table queries unanswered.",
+        |s| count(s.link.queries_in_flight),
+    ),
+    (
+        "table_queries_repeated_total",
+        Counter,
+        "Table queries sent again for want of an answer.",
+        |s| whole(s.link.queries_repeated),
+    ),
+    (
+        "announcements_unconfirmed",
+        Gauge,
+        "Announcements that the cluster has not confirmed.",
+        |s| count(s.link.unconfirmed),
+    ),
+    (
+        "malformed_messages_total",
+        Counter,
+        "Messages that could not be understood.",
+        |s| whole(s.link.malformed),
+    ),
+    (
+        "addresses_resting",
+        Gauge,
+        "Addresses that were given back and rest before they are given again.",
+        |s| count(s.resting),
+    ),
+    (
+        "addresses_reused_early_total",
+        Counter,
+        "Addresses handed out again before they had rested.",
+        |s| whole(s.reused_early),
+    ),
+    (
+        "mtu_bytes",
+        Gauge,
+        "What containers may send in one packet.",
+        |s| f64::from(s.mtu),
+    ),
+    (
+        "dataplane_answers",
+        Gauge,
+        "Whether the data plane gives its counters.",
+        |s| s.dataplane.is_some().into(),
+    ),
+];
+
+/// Exact up to 2^53.
+#[allow(clippy::cast_precision_loss)]
+fn whole(number: u64) -> f64 {
+    number as f64
+}
+
+fn count(number: usize) -> f64 {
+    whole(number as u64)
+}
+
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let status = app.node.status().await;
     let mut text = Exposition::default();
-    text.gauge(
-        "up",
-        "Whether the node has its subnetwork and forwards.",
-        status.up.into(),
-    );
-    text.gauge(
-        "link_connected",
-        "Whether the broker is connected.",
-        status.link.connected.into(),
-    );
-    text.gauge(
-        "containers",
-        "Attached containers.",
-        status.containers.len() as u64,
-    );
-    text.gauge(
-        "subnetworks",
-        "Subnetworks held.",
-        status.subnetworks.len() as u64,
-    );
-    text.gauge(
-        "table_queries",
-        "Table queries unanswered or waiting.",
-        status.link.queries as u64,
-    );
-    text.gauge(
-        "announcements_unconfirmed",
-        "Announcements that the cluster has not confirmed.",
-        status.link.unconfirmed as u64,
-    );
-    text.gauge(
-        "malformed_messages",
-        "Messages that could not be understood.",
-        status.link.malformed,
-    );
-    text.gauge(
-        "addresses_reused_early",
-        "Addresses handed out again before they had rested.",
-        status.reused_early,
+    text.family(
+        "build_info",
+        "gauge",
+        "Always 1; the label says which version runs.",
     );
     if let Some(dns) = &status.dns {
         names(&mut text, dns);
     }
+    text.sample("build_info", &[("version", &status.version)], 1);
+    for (name, kind, help, of) in STATUS {
+        text.family(name, kind.name(), help);
+        text.sample(name, &[], of(&status));
+    }
     if let Some(dataplane) = &status.dataplane {
         packets(&mut text, dataplane);
         kept_apart(&mut text, dataplane);
+        workings(&mut text, dataplane);
     }
     ([("content-type", "text/plain; version=0.0.4")], text.0).into_response()
 }
@@ -117,6 +215,121 @@ fn names(text: &mut Exposition, dns: &DnsStatus) {
     );
     for (answer, queries) in &dns.queries {
         text.sample("dns_queries_total", &[("answer", answer)], queries);
+    }
+}
+
+const WORKERS: [Sampled<WorkerView>; 3] = [
+    (
+        "worker_busy_seconds_total",
+        Counter,
+        "Time that the worker spent in rounds that moved packets.",
+        |w| w.busy_seconds,
+    ),
+    (
+        "worker_seconds_total",
+        Counter,
+        "Time since the worker began.",
+        |w| w.alive_seconds,
+    ),
+    (
+        "worker_flows",
+        Gauge,
+        "Live flows of the worker's shard.",
+        |w| whole(w.flows),
+    ),
+];
+
+const POOLS: [Sampled<PoolView>; 2] = [
+    ("mempool_mbufs", Gauge, "Mbufs that the pool has.", |p| {
+        whole(p.size)
+    }),
+    (
+        "mempool_mbufs_in_use",
+        Gauge,
+        "Mbufs of the pool that are in use, those that lie ready in ports among them.",
+        |p| whole(p.in_use),
+    ),
+];
+
+const DEVICES: [Sampled<DeviceView>; 8] = [
+    (
+        "device_received_packets_total",
+        Counter,
+        "Packets that the device received.",
+        |d| whole(d.received_packets),
+    ),
+    (
+        "device_received_bytes_total",
+        Counter,
+        "Their bytes.",
+        |d| whole(d.received_bytes),
+    ),
+    (
+        "device_sent_packets_total",
+        Counter,
+        "Packets that the device sent.",
+        |d| whole(d.sent_packets),
+    ),
+    ("device_sent_bytes_total", Counter, "Their bytes.", |d| {
+        whole(d.sent_bytes)
+    }),
+    (
+        "device_missed_packets_total",
+        Counter,
+        "Packets lost because no worker polled in time (imissed).",
+        |d| whole(d.missed),
+    ),
+    (
+        "device_receive_errors_total",
+        Counter,
+        "Bad packets (ierrors).",
+        |d| whole(d.receive_errors),
+    ),
+    (
+        "device_send_errors_total",
+        Counter,
+        "Packets that could not be sent (oerrors).",
+        |d| whole(d.send_errors),
+    ),
+    (
+        "device_no_mbuf_total",
+        Counter,
+        "Packets lost because no mbuf was free (rx_nombuf).",
+        |d| whole(d.no_mbuf),
+    ),
+];
+
+/// How the data plane itself fares.
+fn workings(text: &mut Exposition, dataplane: &DataplaneStatus) {
+    text.gauge(
+        "commands_waiting",
+        "Commands that wait for the control thread.",
+        dataplane.commands_waiting as u64,
+    );
+    text.gauge(
+        "unresolved_addresses",
+        "Addresses that the cluster was asked for and has not answered.",
+        dataplane.unresolved as u64,
+    );
+    for (name, kind, help, of) in WORKERS {
+        text.family(name, kind.name(), help);
+        for worker in &dataplane.cores {
+            text.sample(name, &[("worker", &worker.worker)], of(worker));
+        }
+    }
+    for (name, kind, help, of) in POOLS {
+        text.family(name, kind.name(), help);
+        for pool in &dataplane.pools {
+            text.sample(name, &[("pool", &pool.pool)], of(pool));
+        }
+    }
+    for (name, kind, help, of) in DEVICES {
+        text.family(name, kind.name(), help);
+        for device in &dataplane.devices {
+            let labels: [(&str, &dyn Display); 2] =
+                [("device", &device.device), ("role", &device.role)];
+            text.sample(name, &labels, of(device));
+        }
     }
 }
 

@@ -4,9 +4,12 @@
 
 mod capture;
 mod metrics;
+mod reload;
+mod services;
 mod show;
 mod socket;
 mod stream;
+mod tcp;
 mod trace;
 
 use std::sync::Arc;
@@ -23,8 +26,11 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::node::{Kind, Node, Refusal};
-pub use show::{FlowView, RouteView};
-pub use socket::{SocketError, listen};
+pub use reload::router as reload_router;
+pub use services::{InstanceView, JobView};
+pub use show::{FlowView, PeerView, RouteView};
+pub use socket::{SocketError, give_to_group, listen};
+pub use tcp::{guarded, listen_on};
 
 #[derive(Serialize)]
 struct Message {
@@ -130,6 +136,8 @@ pub fn router(
         .route("/status", get(status))
         .route("/routes", get(show::routes))
         .route("/flows", get(show::flows))
+        .route("/services", get(services::services))
+        .route("/peers", get(show::peers))
         .route("/metrics", get(metrics::metrics))
         .route("/capture", get(capture::capture))
         .route("/trace", get(trace::trace))

@@ -15,6 +15,27 @@ pub enum SocketError {
     /// The file system refused.
     #[error("{path}: {1}; choose another path with --socket", path = .0.display())]
     Io(PathBuf, io::Error),
+    /// There is no such group.
+    #[error("SocketGroup: there is no group `{0}`; create it (groupadd {0}), or name another")]
+    Group(String),
+}
+
+/// Lets a group use the socket beside its owner; without one, the process's own.
+///
+/// # Errors
+/// There is no such group, or it may not be given the file.
+pub fn give_to_group(path: &Path, group: Option<&str>) -> Result<(), SocketError> {
+    let id = match group {
+        None => nix::unistd::getegid().as_raw(),
+        Some(group) => match nix::unistd::Group::from_name(group) {
+            Ok(Some(group)) => group.gid.as_raw(),
+            _ => group
+                .parse()
+                .map_err(|_| SocketError::Group(group.to_owned()))?,
+        },
+    };
+    std::os::unix::fs::chown(path, None, Some(id))
+        .map_err(|error| SocketError::Io(path.to_owned(), error))
 }
 
 /// Listens on a path with mode 0660, making its folder when missing.
@@ -57,6 +78,12 @@ mod tests {
         drop(listen(&path).await.unwrap());
         std::fs::write(folder.join("file"), "").unwrap();
         assert!(listen(&folder.join("file/x.sock")).await.is_err());
+        let file = folder.join("file");
+        assert!(matches!(
+            give_to_group(&file, Some("no-such-group")),
+            Err(SocketError::Group(_))
+        ));
+        give_to_group(&file, None).unwrap();
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::forwarding::{Count, PolicyCounts, PortCounts, RoleCounts, ServiceCounts, Stats};
+use crate::forwarding::{
+    Count, DeviceCounts, PolicyCounts, PoolCounts, PortCounts, RoleCounts, ServiceCounts, Stats,
+    WorkerCounts,
+};
 
 /// Counters of the data plane. `received + made = sent + drops + consumed + waiting`, each summed.
 #[derive(Clone, Debug, Serialize)]
@@ -44,6 +47,104 @@ pub struct DataplaneStatus {
     pub services: Vec<ServiceView>,
     /// What the kernel's ports count themselves.
     pub ports: Vec<RoleView>,
+    /// Workers, each on a core of its own.
+    pub cores: Vec<WorkerView>,
+    /// Packet memory.
+    pub pools: Vec<PoolView>,
+    /// Ports of DPDK, as their drivers count.
+    pub devices: Vec<DeviceView>,
+    /// Commands that wait for the control thread.
+    pub commands_waiting: usize,
+    /// Addresses that the cluster has been asked for without an answer so far.
+    pub unresolved: usize,
+}
+
+/// How one worker spends its time.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkerView {
+    /// Its number.
+    pub worker: usize,
+    /// Seconds in rounds that moved packets.
+    pub busy_seconds: f64,
+    /// Seconds since it began.
+    pub alive_seconds: f64,
+    /// Live flows of its shard.
+    pub flows: u64,
+}
+
+/// A pool of mbufs.
+#[derive(Clone, Debug, Serialize)]
+pub struct PoolView {
+    /// Its name.
+    pub pool: &'static str,
+    /// Mbufs that it has.
+    pub size: u64,
+    /// Of these, mbufs in use.
+    pub in_use: u64,
+}
+
+/// What a driver counts.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceView {
+    /// DPDK's name of the device.
+    pub device: String,
+    /// `uplink` or `access`.
+    pub role: &'static str,
+    /// Packets received.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Packets lost because no worker polled in time (`imissed`).
+    pub missed: u64,
+    /// Bad packets received.
+    pub receive_errors: u64,
+    /// Packets that could not be sent.
+    pub send_errors: u64,
+    /// Packets lost because no mbuf was free.
+    pub no_mbuf: u64,
+}
+
+impl From<WorkerCounts> for WorkerView {
+    fn from(counts: WorkerCounts) -> Self {
+        Self {
+            worker: counts.worker,
+            busy_seconds: counts.busy.as_secs_f64(),
+            alive_seconds: counts.alive.as_secs_f64(),
+            flows: counts.flows,
+        }
+    }
+}
+
+impl From<PoolCounts> for PoolView {
+    fn from(counts: PoolCounts) -> Self {
+        Self {
+            pool: counts.pool,
+            size: counts.size,
+            in_use: counts.in_use,
+        }
+    }
+}
+
+impl From<DeviceCounts> for DeviceView {
+    fn from(device: DeviceCounts) -> Self {
+        let counts = device.counts;
+        Self {
+            device: device.device,
+            role: device.role,
+            received_packets: counts.rx_packets,
+            received_bytes: counts.rx_bytes,
+            sent_packets: counts.tx_packets,
+            sent_bytes: counts.tx_bytes,
+            missed: counts.rx_missed,
+            receive_errors: counts.rx_errors,
+            send_errors: counts.tx_errors,
+            no_mbuf: counts.rx_no_mbuf,
+        }
+    }
 }
 
 /// One attached container's frames since it was attached.
@@ -181,6 +282,11 @@ impl From<Stats> for DataplaneStatus {
             policies: stats.policies.into_iter().map(Into::into).collect(),
             services: stats.services.into_iter().map(Into::into).collect(),
             ports: stats.roles.into_iter().map(Into::into).collect(),
+            cores: stats.worker_counts.into_iter().map(Into::into).collect(),
+            pools: stats.pools.into_iter().map(Into::into).collect(),
+            devices: stats.devices.into_iter().map(Into::into).collect(),
+            commands_waiting: stats.commands_waiting,
+            unresolved: stats.unresolved,
         }
     }
 }

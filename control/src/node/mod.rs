@@ -9,7 +9,9 @@ mod register;
 mod stop;
 mod watch;
 
-pub use dataplane_status::{DataplaneStatus, PolicyView, PortView, RoleView, ServiceView};
+pub use dataplane_status::{
+    DataplaneStatus, DeviceView, PolicyView, PoolView, PortView, RoleView, ServiceView, WorkerView,
+};
 pub use deploy::Kind;
 pub use stop::purge_without_daemon;
 
@@ -160,6 +162,14 @@ pub struct Status {
     pub uplink: Option<String>,
     /// What the machine's own firewall has against containers' traffic, and the remedy.
     pub host_firewall: Option<String>,
+    /// Addresses that were given back a short while ago and rest before they are given again.
+    pub resting: usize,
+    /// UDP port that the tunnel is bound to.
+    pub tunnel_port: u16,
+    /// The node's own interface into the overlay.
+    pub host_interface: String,
+    /// What containers may send, in bytes.
+    pub mtu: u16,
     /// The link to the cluster.
     pub link: LinkStatus,
     /// Names of services; absent when they are not served.
@@ -560,6 +570,10 @@ impl Node {
             reused_early: inner.state.ledger.reused_early,
             uplink: self.uplink.get().cloned(),
             host_firewall: inner.host_firewall.clone(),
+            resting: inner.state.ledger.resting(crate::state::now()),
+            tunnel_port: self.options.tun.tunnel_port,
+            host_interface: self.options.tun.host_interface.clone(),
+            mtu: self.options.tun.mtu,
             link,
             dns: self.dns.as_ref().map(Dns::status),
             containers: inner

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use control::config::{NetConfig, TunConfig};
 use control::forwarding::{
     AccessKind, Answer, Attachment, BackendLine, Capture, CaptureOptions, CommandError, Event,
-    FlowLine, Forwarding, JobRoutes, Loads, NextHop, Pair, PortLine, RouteLine, Stats, Subnet,
-    Trace, TraceFilter,
+    FlowLine, Forwarding, JobRoutes, Loads, NextHop, Pair, PeerLine, PortLine, RouteLine, Stats,
+    Subnet, Trace, TraceFilter,
 };
 use control::node::{Kind, Node, Options, Refusal};
 use nix::sched::{CloneFlags, unshare};
@@ -87,6 +87,9 @@ pub struct Recorder {
     pub stats: Mutex<Stats>,
     pub routes: Mutex<Vec<RouteLine>>,
     pub answers: Mutex<Vec<Answer>>,
+    pub flows: Mutex<Vec<FlowLine>>,
+    pub backends: Mutex<Vec<BackendLine>>,
+    pub peers: Mutex<Vec<PeerLine>>,
     pub host_interface: u32,
     pub host_instance: Mutex<Option<Pair>>,
 }
@@ -153,8 +156,9 @@ impl Forwarding for Recorder {
     fn routes(&self) -> Result<Vec<RouteLine>, CommandError> {
         Ok(self.routes.lock().unwrap().clone())
     }
-    fn flows(&self, _: usize) -> Result<Vec<FlowLine>, CommandError> {
-        Ok(Vec::new())
+    fn flows(&self, limit: usize) -> Result<Vec<FlowLine>, CommandError> {
+        let flows = self.flows.lock().unwrap();
+        Ok(flows.iter().take(limit).copied().collect())
     }
     fn job_idle(&self) -> Result<Vec<(String, Duration)>, CommandError> {
         let idle = self.idle.lock().unwrap();
@@ -167,7 +171,10 @@ impl Forwarding for Recorder {
         Ok(Vec::new())
     }
     fn backends(&self) -> Result<Vec<BackendLine>, CommandError> {
-        Ok(Vec::new())
+        Ok(self.backends.lock().unwrap().clone())
+    }
+    fn peers(&self) -> Result<Vec<PeerLine>, CommandError> {
+        Ok(self.peers.lock().unwrap().clone())
     }
     fn capture(&self, _: CaptureOptions) -> Result<Capture, CommandError> {
         Err(CommandError::Stopped)
@@ -523,4 +530,61 @@ pub fn fingerprint() -> String {
         .filter_map(|line| line.split(": ").nth(1))
         .collect();
     format!("{names:?}\n{}", run("nft", &["list", "ruleset"]))
+}
+
+/// A node's HTTP interface on a socket, and the command line on it; ended with the value.
+pub struct Served {
+    pub folder: PathBuf,
+    pub socket: PathBuf,
+    server: tokio::task::JoinHandle<()>,
+    _open: tokio::sync::watch::Sender<bool>,
+}
+
+impl Served {
+    pub async fn start(world: &World) -> Self {
+        let folder = scratch("socket");
+        let socket = folder.join("netmanager.sock");
+        let listener = control::http::listen(&socket).await.unwrap();
+        let (open, closing) = tokio::sync::watch::channel(false);
+        let purged = Arc::new(tokio::sync::Notify::new());
+        let router = control::http::router(Arc::clone(&world.node), purged, closing);
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self {
+            folder,
+            socket,
+            server,
+            _open: open,
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> String {
+        let url = format!("http://localhost{path}");
+        let socket = self.socket.to_str().unwrap().to_owned();
+        tokio::task::spawn_blocking(move || run("curl", &["-sf", "--unix-socket", &socket, &url]))
+            .await
+            .unwrap()
+    }
+
+    /// Runs the command line on the socket; answers its exit status, standard output and standard error.
+    pub async fn command(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_NetManager"));
+        command.arg("--socket").arg(&self.socket).args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output())
+            .await
+            .unwrap()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.server.abort();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
 }

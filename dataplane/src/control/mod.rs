@@ -26,7 +26,7 @@ use net::address::Address;
 use crate::access::Changer;
 use crate::api::{
     Answer, Attachment, BackendLine, CommandError, Event, FlowLine, JOB_UNUSED, JobRoutes, Loads,
-    NextHop, PortLine, RouteLine, Stats, Subnet,
+    NextHop, PeerLine, PortLine, RouteLine, Stats, Subnet,
 };
 use crate::clock;
 use crate::counters::Counters;
@@ -80,6 +80,7 @@ pub enum Command {
     JobIdle(Reply<Vec<(String, Duration)>>),
     Ports(Reply<Vec<PortLine>>),
     Backends(Reply<Vec<BackendLine>>),
+    Peers(Reply<Vec<PeerLine>>),
     Capture(CaptureOptions, Reply<Capture>),
     Trace(TraceFilter, Reply<Trace>),
     Loads(Reply<Loads>),
@@ -150,6 +151,10 @@ pub struct Controller {
     attached: HashMap<u32, Attached>,
     /// Where ethdev access ports receive into; none where there is no worker to poll them.
     small: Option<Mempool>,
+    /// Packet memory, with names for people.
+    pools: Vec<(&'static str, Mempool)>,
+    /// The uplink, if it is a port of DPDK.
+    uplink: Option<Arc<dpdk::Port>>,
     next_ethdev: u32,
     next_slot: u32,
     free_slots: Vec<u32>,
@@ -208,6 +213,8 @@ impl Controller {
             said: HashMap::new(),
             attached: HashMap::new(),
             small: None,
+            pools: Vec::new(),
+            uplink: None,
             next_ethdev: 0,
             next_slot: 1,
             free_slots: Vec::new(),
@@ -228,6 +235,18 @@ impl Controller {
     #[must_use]
     pub fn with_ethdevs(mut self, small: Mempool) -> Self {
         self.small = Some(small);
+        self
+    }
+
+    /// With these pools (with their names) and this uplink to tell of.
+    #[must_use]
+    pub fn with_devices(
+        mut self,
+        pools: Vec<(&'static str, Mempool)>,
+        uplink: Option<Arc<dpdk::Port>>,
+    ) -> Self {
+        self.pools = pools;
+        self.uplink = uplink;
         self
     }
 
@@ -310,6 +329,7 @@ impl Controller {
             Command::Loads(reply) => drop(reply.send(Ok(self.loads(clock::seconds())))),
             Command::Answer(answer) => self.answer(&answer),
             Command::Ports(reply) => drop(reply.send(Ok(self.port_lines()))),
+            Command::Peers(reply) => drop(reply.send(Ok(self.peer_lines()))),
             Command::Backends(reply) => drop(reply.send(Ok(self.backend_lines()))),
             Command::Capture(options, reply) => {
                 let capture = Capture::begin(Arc::clone(&self.tables), &options);

@@ -14,7 +14,7 @@ use net::address::Address;
 use net::{ipv4, ipv6, udp};
 
 use super::Controller;
-use crate::api::{CommandError, NextHop};
+use crate::api::{CommandError, NextHop, PeerLine};
 use crate::tables::routes::set_cells;
 use crate::uplink::{FLOOR_V4, PathReport, template};
 
@@ -213,6 +213,28 @@ impl Controller {
         {
             tracing::warn!(host = %host.to_ip(), "its next hop keeps an old path MTU: {error}");
         }
+    }
+
+    /// The other nodes that are known.
+    pub(crate) fn peer_lines(&self) -> Vec<PeerLine> {
+        let region = &self.tables.region;
+        let known = self.paths.known.values();
+        known
+            .flat_map(|path| path.numbers.iter().map(move |number| (path, *number)))
+            .filter_map(|(path, number)| {
+                let limit = region.host_mtu(number);
+                let round_trip = region.host_rtt(number);
+                Some(PeerLine {
+                    endpoint: crate::pipeline::endpoint(region.host(number)?),
+                    mtu: (limit != u16::MAX).then_some(limit),
+                    routed: path.route.is_some() || path.hop.is_some(),
+                    round_trip: (round_trip != 0)
+                        .then(|| Duration::from_micros(u64::from(round_trip))),
+                    answers_probes: region.is_probed(number),
+                    unanswered: region.unanswered_probes(number),
+                })
+            })
+            .collect()
     }
 
     /// Forgets what routers said long ago, and asks the kernel about some hosts in turn.

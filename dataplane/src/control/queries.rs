@@ -42,6 +42,11 @@ pub(super) struct Queries {
 }
 
 impl Queries {
+    /// Addresses that were asked for and not answered.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
     pub(super) fn next_due(&self) -> Duration {
         let now = Instant::now();
         let asks = self.open.values().map(|q| q.ask_again);

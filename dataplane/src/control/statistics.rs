@@ -1,7 +1,12 @@
 //! What the counters say, added up over the workers and named.
 
+use std::time::Duration;
+
 use super::Controller;
-use crate::api::{Count, PolicyCounts, PortCounts, RoleCounts, ServiceCounts, Stats};
+use crate::api::{
+    Count, DeviceCounts, PolicyCounts, PoolCounts, PortCounts, RoleCounts, ServiceCounts, Stats,
+    WorkerCounts,
+};
 use crate::counters::{Counter, Group};
 use crate::policy::Policy;
 use crate::tally::{OfPort, OfService, Tally};
@@ -49,11 +54,68 @@ impl Controller {
             policies: self.policy_counts(),
             services: self.service_counts(),
             roles: Vec::new(),
+            worker_counts: self.worker_counts(),
+            pools: self
+                .pools
+                .iter()
+                .map(|(pool, mbufs)| {
+                    let in_use = mbufs.in_use() as u64;
+                    PoolCounts {
+                        pool,
+                        size: in_use + mbufs.available() as u64,
+                        in_use,
+                    }
+                })
+                .collect(),
+            devices: self.device_counts(),
+            // Filled in by who counts the askers.
+            commands_waiting: 0,
+            unresolved: self.queries.open(),
         };
         Stats {
             roles: self.role_counts(),
             ..stats
         }
+    }
+
+    fn worker_counts(&self) -> Vec<WorkerCounts> {
+        let now = dpdk::cycles();
+        let hz = u128::from(dpdk::cycles_hz().max(1));
+        let duration = |cycles: u64| {
+            let nanoseconds = u128::from(cycles) * 1_000_000_000 / hz;
+            Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+        };
+        let flows = self.shards().map(|shard| shard.live());
+        let workers = self.workers.iter().enumerate().zip(flows);
+        workers
+            .map(|((worker, link), flows)| {
+                let (busy, alive) = link.counters.time.read(now);
+                WorkerCounts {
+                    worker,
+                    busy: duration(busy),
+                    alive: duration(alive),
+                    flows,
+                }
+            })
+            .collect()
+    }
+
+    fn device_counts(&self) -> Vec<DeviceCounts> {
+        let uplink = self.uplink.iter().map(|port| ("uplink", &**port));
+        let access = self
+            .attached
+            .values()
+            .filter_map(|attached| Some(("access", attached.device.as_ref()?)));
+        uplink
+            .chain(access)
+            .filter_map(|(role, port)| {
+                Some(DeviceCounts {
+                    device: port.name().to_owned(),
+                    role,
+                    counts: port.stats().ok()?,
+                })
+            })
+            .collect()
     }
 
     fn container_counts(&self) -> Vec<PortCounts> {

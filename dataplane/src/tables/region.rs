@@ -709,6 +709,22 @@ impl Region {
         );
     }
 
+    /// Whether the round-trip time to a host is by probes that it answers.
+    #[must_use]
+    pub fn is_probed(&self, host: u32) -> bool {
+        self.host_words(host)
+            .is_some_and(|w| w[3].load(Ordering::Relaxed) & BY_PROBE != 0)
+    }
+
+    /// Probes to a host, one after the other, that it has left unanswered; counted up to some.
+    #[must_use]
+    pub fn unanswered_probes(&self, host: u32) -> u32 {
+        self.host_words(host).map_or(0, |w| {
+            let word = w[3].load(Ordering::Relaxed) >> UNANSWERED_SHIFT;
+            u32::try_from(word & UNANSWERED_MAX).unwrap_or(0)
+        })
+    }
+
     /// Measured round-trip time to a host in µs; 0 while unknown.
     #[must_use]
     pub fn host_rtt(&self, host: u32) -> u32 {

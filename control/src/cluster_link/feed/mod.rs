@@ -185,8 +185,13 @@ impl Feed {
 
     fn publish_status(&self) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.connected = self.client.is_some();
+        if status.connected != self.client.is_some() {
+            status.connected = self.client.is_some();
+            status.since = Some(crate::state::now());
+        }
         status.queries = self.queries.len();
+        status.queries_in_flight = self.queries.in_flight();
+        status.queries_repeated = self.queries.repeated;
         status.unconfirmed = self.announcements.unconfirmed();
         status.host_instance = self
             .host

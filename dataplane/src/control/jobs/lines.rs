@@ -1,6 +1,7 @@
 //! The route table as people see it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use net::address::Address;
 
@@ -72,6 +73,7 @@ impl Controller {
     }
 
     pub(crate) fn backend_lines(&self) -> Vec<BackendLine> {
+        let now = crate::clock::seconds();
         let line = |name: &str, member: &Member| {
             let backend = self.tables.region.backend(member.reference)?;
             let place = |v4| self.backend_line(member.reference, v4);
@@ -81,6 +83,14 @@ impl Controller {
                 instance: member.number,
                 namespace: pair(backend.namespace),
                 via: place(true).or_else(|| place(false))?.2,
+                weight: member.weight,
+                draining: member.draining,
+                load: backend.load,
+                live: self.tallied(|t| u64::from(t.live_flows(member.reference.id))),
+                idle: match self.tables.last_used(member.reference.id) {
+                    0 => None,
+                    used => Some(Duration::from_secs(u64::from(now.saturating_sub(used)))),
+                },
             })
         };
         self.jobs
