@@ -333,13 +333,6 @@ impl Ledger {
         }
         given
     }
-
-    /// Forgets everything handed out; the subnetworks stay.
-    pub fn forget_containers(&mut self) {
-        for held in &mut self.subnets {
-            held.used.clear();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 //! A deploy is all or nothing, whatever goes wrong, and nothing that came is left when all is over.
+#![allow(clippy::unwrap_used)] // In a test an unwrap is an assertion, in its own functions too.
 
 mod world;
 

@@ -1,4 +1,5 @@
 //! What the node says to its cluster: the contract's fields, in order, heard again after any outage.
+#![allow(clippy::unwrap_used)] // In a test an unwrap is an assertion, in its own functions too.
 
 mod world;
 

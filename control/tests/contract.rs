@@ -1,4 +1,5 @@
 //! Bodies and messages of every shape, as an outsider would try them against the contract's sections 3 and 4.
+#![allow(clippy::unwrap_used)] // In a test an unwrap is an assertion, in its own functions too.
 
 mod world;
 

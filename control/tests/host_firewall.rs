@@ -1,4 +1,5 @@
 //! The machine's own firewall, as Docker and others leave it, in a namespace of its own.
+#![allow(clippy::unwrap_used)] // In a test an unwrap is an assertion, in its own functions too.
 
 mod world;
 

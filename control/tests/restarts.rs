@@ -189,3 +189,47 @@ fn the_broker_may_vanish_and_what_changed_meanwhile_is_caught_up() {
         world.node.purge().await;
     });
 }
+
+#[test]
+fn after_a_reboot_the_subnetwork_is_kept_and_the_containers_are_withdrawn() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        let container = Sleeper::start().await;
+        let before = world.deploy(&container, JOB, 0, "8080:80").await.unwrap();
+        let state_dir = world.state_dir.clone();
+        world.node.stop().await;
+        drop(world);
+        // Nothing of what the kernel held outlives it; numbers of processes and interfaces are others' afterwards.
+        let file = state_dir.join("test.json");
+        let mut state: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        state["boot_id"] = "00000000-0000-0000-0000-000000000000".into();
+        let interface = state["containers"][0]["interface"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        std::fs::write(&file, state.to_string()).unwrap();
+        run("ip", &["link", "delete", &interface]);
+        run("nft", &["flush", "ruleset"]);
+        cluster.heard.lock().unwrap().clear();
+        let again = World::with(r#"{"ClusterUrl":"127.0.0.1"}"#, state_dir).await;
+        eventually("it is up", async || again.node.status().await.up).await;
+        let status = again.node.status().await;
+        assert!(status.containers.is_empty());
+        assert_eq!(status.subnetworks, ["10.18.0.0/26 fc00::/120"]);
+        assert!(cluster.heard("net/subnet").is_empty(), "none was asked for");
+        assert!(!run("nft", &["list", "ruleset"]).contains("8080"));
+        eventually("it is withdrawn", async || {
+            let said = cluster.heard("service/undeployed");
+            said.iter().any(|said| said["nsip"] == "10.18.0.2")
+        })
+        .await;
+        // Tables elsewhere still point at the old address.
+        let after = again.deploy(&container, JOB, 0, "8080:80").await.unwrap();
+        assert_ne!(after.ns_address, before.ns_address);
+        again.node.purge().await;
+    });
+}

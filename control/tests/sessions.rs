@@ -1,5 +1,6 @@
 //! How the connection to the broker is made: subscribed before anything is asked, and by TLS alone where TLS is
 //! configured.
+#![allow(clippy::unwrap_used)] // In a test an unwrap is an assertion, in its own functions too.
 
 mod world;
 

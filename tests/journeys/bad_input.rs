@@ -26,6 +26,11 @@ fn traces(topology: &Topology) -> String {
     let links = node.ip(&["-brief", "link"]).unwrap();
     let addresses = node.ip(&["-brief", "address"]).unwrap();
     let routes = node.ip(&["route", "show", "table", "all"]).unwrap();
+    // Those of the kernel's own addresses come when it has found nobody else to have them.
+    let routes: Vec<&str> = routes
+        .lines()
+        .filter(|line| !line.contains("fe80"))
+        .collect();
     let rules = node.command("nft", &["list", "ruleset"]).unwrap();
     let mut namespaces: Vec<_> = std::fs::read_dir("/run/netns")
         .unwrap()
@@ -34,7 +39,7 @@ fn traces(topology: &Topology) -> String {
         .filter(|name| name.to_string_lossy().starts_with(topology.run().id()))
         .collect();
     namespaces.sort();
-    format!("{links}{addresses}{routes}{rules}{namespaces:?}")
+    format!("{links}{addresses}{routes:#?}{rules}{namespaces:?}")
 }
 
 /// One line or two that say something, no stack of causes and no panic.

@@ -96,7 +96,7 @@ fn containers_that_come_and_go_leave_nothing() {
     let turn = |topology: &Topology, round: usize| {
         let process = &processes[round % processes.len()];
         let job = format!("trial.test.job{}.default", round % 40);
-        let ports = if round % 4 == 0 {
+        let ports = if round.is_multiple_of(4) {
             "8080:80;9090/udp"
         } else {
             ""

@@ -223,7 +223,7 @@ impl Node {
             Vec::new()
         } else {
             state.sysctls.clear();
-            state.ledger.forget_containers();
+            state.ledger.keep_only(&[], crate::state::now());
             std::mem::take(&mut state.containers)
         };
         state.boot_id = boot;
