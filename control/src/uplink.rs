@@ -457,7 +457,7 @@ async fn keep_mac(netlink: Netlink, interface: String, mac: [u8; 6]) {
             match netlink.set_mac(link.index, mac).await {
                 Ok(()) => tracing::info!(interface, "has the NIC's Ethernet address again"),
                 Err(error) => {
-                    tracing::warn!(interface, %error, "has not the NIC's Ethernet address")
+                    tracing::warn!(interface, %error, "has not the NIC's Ethernet address");
                 }
             }
         }

@@ -59,9 +59,7 @@ fn addresses(node: &Node) -> [IpAddr; 2] {
 }
 
 fn sessions(scene: &Scene) -> Vec<Session> {
-    let [one, other] = &scene.topology.nodes[..] else {
-        panic!("two nodes")
-    };
+    let (one, other) = (&scene.topology.nodes[0], &scene.topology.nodes[1]);
     addresses(one)
         .into_iter()
         .map(|address| Session::open(&other.namespace, &one.namespace, address))
