@@ -321,11 +321,9 @@ mod tests {
         }
         assert!(text.contains("tcp dport 8080 dnat ip to 10.18.0.2:80"));
         assert!(text.contains("tcp dport 8080 dnat ip6 to [fc00::2]:80"));
-        assert!(
-            text.contains(
-                "oifname != { \"lo\", \"oak0\" } ip saddr { 10.18.0.0/26, 10.18.0.64/26 } masquerade"
-            )
-        );
+        assert!(text.contains(
+            "oifname != { \"lo\", \"oak0\" } ip saddr { 10.18.0.0/26, 10.18.0.64/26 } masquerade"
+        ));
     }
 
     #[test]
