@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::sched::{CloneFlags, setns};
 
@@ -34,7 +35,13 @@ impl Namespace {
 
     /// The namespace with a name, as `ip netns` makes it.
     pub fn named(name: &str) -> io::Result<Self> {
-        Self::open(&Path::new("/run/netns").join(name))
+        let found = Self::open(&Path::new("/run/netns").join(name))?;
+        // The file is there, too, where the namespace is mounted for others only.
+        let kind = std::fs::metadata("/proc/thread-self/ns/net")?.dev();
+        if found.file.metadata()?.dev() == kind {
+            return Ok(found);
+        }
+        Err(io::Error::from(io::ErrorKind::NotFound))
     }
 
     /// The calling thread's.
@@ -82,6 +89,23 @@ impl Namespace {
         })
         .await?
     }
+}
+
+/// The host's mounts, where this process has others: a hardened unit or `ip netns exec` gives it its own, and a named
+/// namespace, which is a mount, would be seen by no other program. They are those of the first process, or where that
+/// one is closed to us those of who started this one; kept open, since a parent may end.
+pub fn host_mounts() -> Option<&'static File> {
+    static HOST: OnceLock<Option<File>> = OnceLock::new();
+    let inode = |file: &File| file.metadata().map(|metadata| metadata.ino());
+    let find = || {
+        let own = File::open("/proc/self/ns/mnt").and_then(|own| inode(&own));
+        let parent = std::os::unix::process::parent_id();
+        let host = [1, parent]
+            .into_iter()
+            .find_map(|pid| File::open(format!("/proc/{pid}/ns/mnt")).ok())?;
+        (inode(&host).ok()? != own.ok()?).then_some(host)
+    };
+    HOST.get_or_init(find).as_ref()
 }
 
 /// The inode of a process's network namespace; `None` when there is no such process.

@@ -1,8 +1,11 @@
 //! Unikernels: a virtual machine has no process namespace to attach to, so a network namespace is made for it, with a
 //! bridge and a tap for the machine, and the instance's address is translated to the machine's (contract section 4).
 
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
 use super::AttachError;
-use super::namespace::Namespace;
+use super::namespace::{Namespace, host_mounts};
 use super::undo::Undo;
 use crate::firewall;
 use crate::forwarding::Pair;
@@ -17,32 +20,22 @@ pub fn namespace_name(job: &str, number: u32) -> String {
     format!("{job}.instance.{number}")
 }
 
-/// Whether this process sees the file system by a copy of the host's view, as a hardened unit or `ip netns exec` gives
-/// it: what the host mounts is seen here, and nothing the other way.
-fn host_has_own_view() -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let view = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    root_follows(&mounts) && view("1").is_some_and(|host| Some(host) != view("self"))
-}
-
-/// Whether the root mount is a slave (proc(5), `mountinfo`).
-fn root_follows(mounts: &str) -> bool {
-    mounts.lines().any(|line| {
-        let mut fields = line.split(' ').skip(4);
-        fields.next() == Some("/")
-            && fields
-                .take_while(|field| *field != "-")
-                .any(|field| field.starts_with("master:"))
-    })
-}
-
 async fn ip(arguments: &[&str]) -> Result<(), AttachError> {
-    // A namespace's name is a mount, and the machine is started by someone in the host's view.
-    let named_at_host = arguments.first() == Some(&"netns") && host_has_own_view();
-    let mut command = tokio::process::Command::new(if named_at_host { "nsenter" } else { "ip" });
-    if named_at_host {
-        command.args(["--target", "1", "--mount", "--", "ip"]);
-    }
+    run(tokio::process::Command::new("ip"), arguments).await
+}
+
+/// As [`ip`], with the host's mounts: the machine's emulator enters the namespace by its name.
+async fn ip_of_host(arguments: &[&str]) -> Result<(), AttachError> {
+    let Some(mounts) = host_mounts() else {
+        return ip(arguments).await;
+    };
+    let mut command = tokio::process::Command::new("nsenter");
+    let mounts = format!("/proc/{}/fd/{}", std::process::id(), mounts.as_raw_fd());
+    command.arg(format!("--mount={mounts}")).args(["--", "ip"]);
+    run(command, arguments).await
+}
+
+async fn run(mut command: tokio::process::Command, arguments: &[&str]) -> Result<(), AttachError> {
     let output = command.args(arguments).output().await.map_err(|error| {
         AttachError::Command(format!("ip could not be run: {error}; install iproute2"))
     })?;
@@ -59,11 +52,26 @@ async fn ip(arguments: &[&str]) -> Result<(), AttachError> {
 /// Makes the namespace, anew if there is one of that name.
 pub async fn make(name: &str, undo: &mut Undo) -> Result<Namespace, AttachError> {
     remove(name).await?;
-    ip(&["netns", "add", name]).await?;
     let owned = name.to_owned();
     undo.push("remove the namespace", async move {
         remove(&owned).await.map_err(|error| error.to_string())
     });
+    let made = ip_of_host(&["netns", "add", name]).await;
+    if let (Ok(()), Ok(namespace)) = (&made, Namespace::named(name)) {
+        return Ok(namespace);
+    }
+    if host_mounts().is_none() {
+        made?;
+        return Namespace::named(name).map_err(AttachError::Namespace);
+    }
+    let reason = made.err().map(|error| error.to_string());
+    tracing::warn!(
+        name,
+        reason,
+        "the namespace is seen by this Net Manager alone: it runs with mounts of its own and may not use the host's; let it keep CAP_SYS_ADMIN and CAP_SYS_PTRACE, or start it without mounts of its own"
+    );
+    let _ = ip_of_host(&["netns", "delete", name]).await;
+    ip(&["netns", "add", name]).await?;
     Namespace::named(name).map_err(AttachError::Namespace)
 }
 
@@ -102,27 +110,12 @@ pub async fn furnish(namespace: &Namespace, address: Pair, name: &str) -> Result
 
 /// Removes the namespace; one that is gone is no error.
 pub async fn remove(name: &str) -> Result<(), AttachError> {
-    if std::path::Path::new("/run/netns").join(name).exists() {
-        ip(&["netns", "delete", name]).await?;
+    if !Path::new("/run/netns").join(name).exists() {
+        return Ok(());
     }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_view_that_follows_the_hosts_is_known() {
-        let line = |optional: &str| {
-            format!(
-                "1 2 8:1 /tmp /tmp rw master:3 - ext4 /dev/a rw\n28 1 8:1 / / rw,relatime{optional} - ext4 /dev/a rw\n"
-            )
-        };
-        assert!(root_follows(&line(" master:1")));
-        assert!(root_follows(&line(" shared:40 master:1")));
-        assert!(!root_follows(&line(" shared:1")));
-        assert!(!root_follows(&line("")));
-        assert!(!root_follows(""));
+    // Where it is mounted for this process alone, the host has nothing to take away but the file.
+    match ip_of_host(&["netns", "delete", name]).await {
+        Err(_) if host_mounts().is_some() => ip(&["netns", "delete", name]).await,
+        outcome => outcome,
     }
 }

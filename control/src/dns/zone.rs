@@ -106,7 +106,7 @@ impl Zone {
             _ => Some(ResponseCode::NotImp),
         };
         if let Some(code) = code {
-            return finish(empty(&metadata, code), longest);
+            return finish(&empty(&metadata, code), longest);
         }
         let Some(asked) = asked else {
             return Verdict::Nothing;
@@ -115,13 +115,13 @@ impl Zone {
         let reverse = reverse::address(asked.name());
         // A transfer of the zone, or of any other through this node: a message here is one query and one answer.
         if matches!(asked.query_type(), RecordType::AXFR | RecordType::IXFR) {
-            return finish(with(&metadata, &asked, ResponseCode::Refused), longest);
+            return finish(&with(&metadata, &asked, ResponseCode::Refused), longest);
         }
         if below.is_none() && reverse.is_none() {
             return Verdict::Elsewhere;
         }
         let Ok(whole) = Message::from_vec(query) else {
-            return finish(with(&metadata, &asked, ResponseCode::FormErr), longest);
+            return finish(&with(&metadata, &asked, ResponseCode::FormErr), longest);
         };
         let mut response = with(&metadata, &asked, ResponseCode::NoError);
         response.metadata.authoritative = true;
@@ -137,13 +137,13 @@ impl Zone {
                 if let Some(own) = &mut response.edns {
                     own.set_rcode_high(ResponseCode::BADVERS.high());
                 }
-                return finish(response, longest);
+                return finish(&response, longest);
             }
         }
         if asked.query_class() != DNSClass::IN && asked.query_class() != DNSClass::ANY {
             response.metadata.authoritative = false;
             response.metadata.response_code = ResponseCode::Refused;
-            return finish(response, longest);
+            return finish(&response, longest);
         }
         let (found, apex) = match (below, reverse) {
             (Some(below), _) => (
@@ -156,7 +156,7 @@ impl Zone {
             (None, None) => return Verdict::Elsewhere,
         };
         self.fill(&mut response, found, &asked, apex);
-        finish(response, longest)
+        finish(&response, longest)
     }
 
     fn fill(&self, response: &mut Message, found: Found, asked: &Query, apex: Name) {
@@ -346,7 +346,7 @@ fn with(query: &Metadata, asked: &Query, code: ResponseCode) -> Message {
 }
 
 /// The response as bytes; without its records where it is too long.
-fn finish(response: Message, longest: Option<u16>) -> Verdict {
+fn finish(response: &Message, longest: Option<u16>) -> Verdict {
     let (code, records) = (response.metadata.response_code, response.answers.len());
     let fits = |bytes: &Vec<u8>| longest.is_none_or(|longest| bytes.len() <= usize::from(longest));
     let bytes = response.to_vec();

@@ -26,7 +26,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::attach::Fault;
-use crate::attach::namespace::{Namespace, inode_of_process};
+use crate::attach::namespace::{Namespace, host_mounts, inode_of_process};
 use crate::attach::unikernel;
 use crate::cluster_link::{ClusterLink, Command, LinkStatus, Sequence};
 use crate::config::{NetConfig, TunConfig};
@@ -207,6 +207,8 @@ impl Node {
         forwarding: Arc<dyn Forwarding>,
         events: mpsc::Receiver<Event>,
     ) -> Result<Arc<Self>, StartError> {
+        // Found while whoever started this process still lives.
+        let _ = host_mounts();
         let netlink = Arc::new(Netlink::open().map_err(StartError::Netlink)?);
         let file = StateFile::open(&options.state_dir, &options.instance)?;
         let mut state = file.load()?;
