@@ -57,6 +57,9 @@ fn differences(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("MqttCert", tls(|files| &files.certificate)),
         ("MqttKey", tls(|files| &files.key)),
         ("MqttCa", tls(|files| &files.authority)),
+        ("Dns", a.dns.enabled != b.dns.enabled),
+        ("DnsZone", a.dns.zone != b.dns.zone),
+        ("DnsResolvers", a.dns.resolvers != b.dns.resolvers),
         ("DnsIntercept", a.dns_intercept != b.dns_intercept),
         ("Dataplane.Uplink", da.uplink != db.uplink),
         ("Dataplane.Workers", da.workers != db.workers),
@@ -179,7 +182,8 @@ mod tests {
         };
         let other = sources(
             r#"{"NodePublicAddress":"192.0.2.1","NodePublicPort":1,"ClusterUrl":"x","ClusterMqttPort":1,"DefaultInterface":"e",
-            "Debug":true,"PublicIPNetworking":true,"MqttCert":"/c","MqttKey":"/k","MqttCa":"/a","DnsIntercept":true,
+            "Debug":true,"PublicIPNetworking":true,"MqttCert":"/c","MqttKey":"/k","MqttCa":"/a",
+            "Dns":false,"DnsZone":"z","DnsResolvers":"192.0.2.2","DnsIntercept":true,
             "Dataplane":{"Uplink":"af_packet","Workers":3,"Idle":"spin","HugepageMb":4,"Flows":2048},
             "SocketGroup":"g","ApiListen":"127.0.0.1:1","ApiToken":"t","LogMaxMb":7,"LogFiles":7}"#,
             r#"{"HostTunnelDeviceName":"o","TunnelPort":1,"MTUSize":1300}"#,

@@ -292,7 +292,7 @@ fn top_and_doctor_see_a_node_that_works() {
     for words in [
         "cluster link connected since",
         "% busy",
-        "tunnel UDP 50103 by socket",
+        "tunnel UDP 50103, host interface",
         "rate         access: in",
     ] {
         assert!(text.contains(words), "{words}\n{text}");

@@ -58,14 +58,34 @@ fn node(status: &Value, screen: Screen) -> Outcome {
         status["public_port"]
     );
     say!(
-        "ports        tunnel UDP {} by {}, host interface {}, MTU {}",
+        "ports        tunnel UDP {}, host interface {}, MTU {}",
         status["tunnel_port"],
-        text(status, "uplink"),
         text(status, "host_interface"),
         status["mtu"]
     );
+    say!("uplink       {}", text(status, "uplink"));
+    if let Some(problem) = status["host_firewall"].as_str() {
+        say!("firewall     {}", screen.paint(Tone::Doubtful, problem));
+    }
     for subnetwork in status["subnetworks"].as_array().into_iter().flatten() {
         say!("subnetwork   {}", subnetwork.as_str().unwrap_or("-"));
+    }
+    names(&status["dns"], screen)
+}
+
+/// Where services' names are answered, and where they cannot be.
+fn names(dns: &Value, screen: Screen) -> Outcome {
+    let texts = |field: &str| -> Vec<String> {
+        let all = dns[field].as_array().into_iter().flatten();
+        all.filter_map(|text| Some(text.as_str()?.to_owned()))
+            .collect()
+    };
+    let listening = texts("listening");
+    if !listening.is_empty() {
+        say!("names        by DNS on {}", listening.join(" "));
+    }
+    for problem in texts("problems") {
+        say!("names        {}", screen.paint(Tone::Doubtful, &problem));
     }
     Ok(())
 }
