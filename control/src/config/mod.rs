@@ -5,19 +5,21 @@
 //! complaints come at once, and each names the file (or the flag), the field and the remedy. Key names are matched
 //! without regard to case, as the reference's reader does; keys that are not known are left alone, with a warning.
 
+mod dns;
 mod fields;
 mod machine;
 mod netcfg;
 mod settings;
 mod tls;
 mod tuncfg;
+mod uplink;
 
+pub use dns::DnsConfig;
 pub use machine::{carried, misfits};
-pub use netcfg::{
-    DataplaneConfig, DnsConfig, IdleMode, LogConfig, NetConfig, TlsFiles, UplinkChoice,
-};
+pub use netcfg::{DataplaneConfig, IdleMode, LogConfig, NetConfig, TlsFiles};
 pub use settings::{File, Override, SETTINGS, Setting};
 pub use tuncfg::TunConfig;
+pub use uplink::UplinkChoice;
 
 use std::path::{Path, PathBuf};
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use protocol::address_plan;
 
+use super::dns::{self, DnsConfig};
 use super::fields::Fields;
+use super::uplink::{UplinkChoice, is_interface_name};
 use super::{Complaints, ConfigError, ConfigErrors, File, Override, tls};
 
 /// `netcfg.json`, checked.
@@ -72,30 +74,6 @@ pub struct TlsFiles {
     pub authority: PathBuf,
 }
 
-/// `Dns`, `DnsZone` and `DnsResolvers`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DnsConfig {
-    /// Whether names are served at all.
-    pub enabled: bool,
-    /// The zone of services' names, without dots at its ends.
-    pub zone: String,
-    /// Where other names are asked for; none leaves it to the file.
-    pub resolvers: Vec<SocketAddr>,
-    /// The file that names the host's resolvers.
-    pub resolv_conf: PathBuf,
-}
-
-impl Default for DnsConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            zone: "oak".to_owned(),
-            resolvers: Vec::new(),
-            resolv_conf: PathBuf::from("/etc/resolv.conf"),
-        }
-    }
-}
-
 /// The object `Dataplane`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataplaneConfig {
@@ -118,125 +96,6 @@ pub enum IdleMode {
     Spin,
     /// Sleeps after empty polls.
     Backoff,
-}
-
-/// `Dataplane.Uplink`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UplinkChoice {
-    /// By what the machine has.
-    Auto,
-    /// UDP sockets; the kernel keeps the NIC.
-    Socket,
-    /// A kernel interface, which the kernel shares, by DPDK's PMD.
-    Interface {
-        /// `af_packet` or `af_xdp`.
-        driver: &'static str,
-        /// `None` is that of the default route.
-        interface: Option<String>,
-    },
-    /// A NIC wholly in DPDK.
-    Pci {
-        /// Its PCI address.
-        address: String,
-        /// It must be a virtio device.
-        virtio: bool,
-        /// Name of the TAP that stands for it; `None` is the name that the NIC had.
-        tap: Option<String>,
-    },
-    /// Any device of DPDK's.
-    Device {
-        /// DPDK device arguments.
-        devargs: String,
-        /// The kernel interface whose addresses count.
-        interface: String,
-        /// Whether that is a TAP to be made, for a device that is wholly in DPDK.
-        tap: bool,
-    },
-}
-
-impl UplinkChoice {
-    /// Reads `auto`, `socket`, `af_packet[:interface]`, `af_xdp[:interface]`, `vfio:PCI[@tap]`, `virtio:PCI[@tap]`, or
-    /// DPDK device arguments with the kernel interface behind an `@`, and `tap:` before its name if it is to be made.
-    ///
-    /// # Errors
-    /// The text is none of them; the error says what is missing.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        if text.is_empty() || text.eq_ignore_ascii_case("auto") {
-            return Ok(Self::Auto);
-        }
-        if text.eq_ignore_ascii_case("socket") {
-            return Ok(Self::Socket);
-        }
-        let (kind, rest) = match text.split_once(':') {
-            Some((kind, rest)) => (kind, Some(rest.trim())),
-            None => (text, None),
-        };
-        let missing = |what: &str| Err(format!("`{text}`: {what} is missing behind `{kind}:`"));
-        for driver in ["af_packet", "af_xdp"] {
-            if kind.eq_ignore_ascii_case(driver) {
-                return match rest {
-                    Some("") => missing("the interface"),
-                    rest => Ok(Self::Interface {
-                        driver,
-                        interface: rest.map(str::to_owned),
-                    }),
-                };
-            }
-        }
-        let virtio = kind.eq_ignore_ascii_case("virtio");
-        if virtio || kind.eq_ignore_ascii_case("vfio") {
-            let (address, tap) = match rest.unwrap_or_default().split_once('@') {
-                Some((address, tap)) => (address, Some(tap)),
-                None => (rest.unwrap_or_default(), None),
-            };
-            let Some(address) = pci_address(address) else {
-                return missing(
-                    "a PCI address such as 0000:01:00.0 (scripts/bind --status shows them)",
-                );
-            };
-            return Ok(Self::Pci {
-                address,
-                virtio,
-                tap: tap.map(checked_interface).transpose()?,
-            });
-        }
-        match text.split_once('@') {
-            Some((devargs, interface)) if !devargs.is_empty() && !interface.is_empty() => {
-                let (tap, interface) = match interface.strip_prefix("tap:") {
-                    Some(name) => (true, name),
-                    None => (false, interface),
-                };
-                Ok(Self::Device {
-                    devargs: devargs.to_owned(),
-                    interface: checked_interface(interface)?,
-                    tap,
-                })
-            }
-            _ => Err(format!(
-                "`{text}` is no uplink: write auto, socket, af_packet or af_xdp (with :<interface>), vfio:<PCI address>, virtio:<PCI address>, or <DPDK device arguments>@<interface that holds the addresses>"
-            )),
-        }
-    }
-}
-
-/// A PCI address as the kernel writes it: `0000:01:00.0`.
-fn pci_address(text: &str) -> Option<String> {
-    let hex = |text: &str, length: std::ops::RangeInclusive<usize>| {
-        length.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
-    };
-    let (device, function) = text.trim().rsplit_once('.')?;
-    let parts: Vec<&str> = device.split(':').collect();
-    let (domain, bus, device) = match parts[..] {
-        [domain, bus, device] => (domain, bus, device),
-        [bus, device] => ("0000", bus, device),
-        _ => return None,
-    };
-    let right = hex(domain, 4..=8)
-        && hex(bus, 2..=2)
-        && hex(device, 2..=2)
-        && matches!(function.as_bytes(), [b'0'..=b'7']);
-    right.then(|| format!("{domain}:{bus}:{device}.{function}").to_ascii_lowercase())
 }
 
 /// The file's text.
@@ -305,7 +164,7 @@ fn config(fields: &Fields) -> NetConfig {
         debug: fields.or(fields.flag("Debug"), false),
         public_ip_networking,
         tls: fields.maybe(tls_files(fields)),
-        dns: dns(fields),
+        dns: dns::read(fields),
         dns_intercept: fields.or(fields.flag("DnsIntercept"), false),
         dataplane,
         socket_group: fields.maybe(fields.text("SocketGroup")),
@@ -355,55 +214,8 @@ fn public_address(fields: &Fields) -> Result<Option<IpAddr>, ConfigError> {
     Ok(Some(address))
 }
 
-fn dns(fields: &Fields) -> DnsConfig {
-    let defaults = DnsConfig::default();
-    DnsConfig {
-        enabled: fields.or(fields.flag("Dns"), defaults.enabled),
-        zone: fields.maybe(zone(fields)).unwrap_or(defaults.zone),
-        resolvers: fields.maybe(resolvers(fields)).unwrap_or_default(),
-        resolv_conf: defaults.resolv_conf,
-    }
-}
-
-fn zone(fields: &Fields) -> Result<Option<String>, ConfigError> {
-    let Some(text) = fields.text("DnsZone")? else {
-        return Ok(None);
-    };
-    let zone = text.trim_matches('.').to_ascii_lowercase();
-    // The rest of a name takes up to 150 of its 253 characters.
-    if zone.len() > 100 || !zone.split('.').all(is_label) {
-        return Err(fields.wrong(
-            "DnsZone",
-            format!("`{text}` is not a zone's name of at most 100 characters"),
-            "write one such as oak or services.example.org",
-        ));
-    }
-    Ok(Some(zone))
-}
-
-fn resolvers(fields: &Fields) -> Result<Option<Vec<SocketAddr>>, ConfigError> {
-    let text = fields.text("DnsResolvers")?.unwrap_or_default();
-    let named = text.split([',', ' ', ';']).filter(|text| !text.is_empty());
-    let mut resolvers = Vec::new();
-    for text in named {
-        let alone = text
-            .trim_matches(['[', ']'])
-            .parse()
-            .map(|ip| SocketAddr::new(ip, 53));
-        let Ok(resolver) = text.parse().or(alone) else {
-            return Err(fields.wrong(
-                "DnsResolvers",
-                format!("`{text}` is not a resolver's address"),
-                "write addresses with a comma between them, each with :port where it is not 53, or leave it empty for those of /etc/resolv.conf",
-            ));
-        };
-        resolvers.push(resolver);
-    }
-    Ok(Some(resolvers))
-}
-
 /// A part of a name (RFC 1123, and underscores as container networks have them).
-fn is_label(label: &str) -> bool {
+pub(super) fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && label
             .bytes()
@@ -479,20 +291,6 @@ pub(super) fn interface_name(fields: &Fields, field: &str) -> Result<Option<Stri
         )),
         _ => Ok(name),
     }
-}
-
-fn checked_interface(name: &str) -> Result<String, String> {
-    match is_interface_name(name) {
-        true => Ok(name.to_owned()),
-        false => Err(format!("`{name}` is no name of an interface")),
-    }
-}
-
-/// The kernel's rules, and no comma: DPDK's arguments are separated by those.
-fn is_interface_name(name: &str) -> bool {
-    (1..=15).contains(&name.len())
-        && !name.starts_with('.')
-        && !name.contains(|c: char| c.is_whitespace() || matches!(c, '/' | '%' | ':' | ','))
 }
 
 fn api_listen(fields: &Fields) -> Result<Option<SocketAddr>, ConfigError> {
@@ -691,27 +489,6 @@ mod tests {
     }
 
     #[test]
-    fn the_zone_and_its_resolvers_are_read() {
-        let config = parse(
-            r#"{"DnsZone":"Services.Example.org.","DnsResolvers":"192.0.2.1, [2001:db8::1]:5353;2001:db8::2"}"#,
-        )
-        .unwrap();
-        assert_eq!(config.dns.zone, "services.example.org");
-        let resolvers: Vec<String> = config
-            .dns
-            .resolvers
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(
-            resolvers,
-            ["192.0.2.1:53", "[2001:db8::1]:5353", "[2001:db8::2]:53"]
-        );
-        let silent = parse(r#"{"Dns":false}"#).unwrap().dns;
-        assert!(!silent.enabled && silent.zone == "oak" && silent.resolvers.is_empty());
-    }
-
-    #[test]
     fn all_that_is_wrong_is_said_at_once() {
         let errors = parse(
             r#"{"NodePublicPort":0,"ClusterUrl":"a:1","Dataplane":{"Idle":"x","Flows":1,"Workers":true},"Debug":7,"MqttCa":"/a"}"#,
@@ -858,65 +635,5 @@ mod tests {
         let all = with("no.crt", "no.key", "no.ca").unwrap_err();
         assert_eq!(all.lines().count(), 3, "{all}");
         std::fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn uplinks_are_read_in_every_form() {
-        use UplinkChoice::{Auto, Device, Interface, Pci, Socket};
-        let pci = |address: &str, virtio, tap: Option<&str>| Pci {
-            address: address.to_owned(),
-            virtio,
-            tap: tap.map(str::to_owned),
-        };
-        let device = |devargs: &str, interface: &str, tap| Device {
-            devargs: devargs.to_owned(),
-            interface: interface.to_owned(),
-            tap,
-        };
-        for (text, choice) in [
-            ("", Auto),
-            ("Auto", Auto),
-            ("socket", Socket),
-            (
-                "af_packet",
-                Interface {
-                    driver: "af_packet",
-                    interface: None,
-                },
-            ),
-            (
-                "af_xdp:eth1",
-                Interface {
-                    driver: "af_xdp",
-                    interface: Some("eth1".to_owned()),
-                },
-            ),
-            ("vfio:0000:01:00.0", pci("0000:01:00.0", false, None)),
-            (
-                "vfio:0A:00.0@eno1",
-                pci("0000:0a:00.0", false, Some("eno1")),
-            ),
-            ("virtio:0000:00:03.0", pci("0000:00:03.0", true, None)),
-            ("0000:00:05.0@eth0", device("0000:00:05.0", "eth0", false)),
-            (
-                "net_ring0,a=b@tap:up0",
-                device("net_ring0,a=b", "up0", true),
-            ),
-        ] {
-            assert_eq!(UplinkChoice::parse(text), Ok(choice), "{text}");
-        }
-        for text in [
-            "0000:00:05.0",
-            "vfio",
-            "vfio:eth0",
-            "vfio:0000:01:00.8",
-            "virtio:1:2.3",
-            "af_xdp:",
-            "net_tap0@tap:",
-            "net_tap0@a_name_that_is_too_long",
-            "tin can",
-        ] {
-            assert!(UplinkChoice::parse(text).is_err(), "{text}");
-        }
     }
 }
