@@ -181,13 +181,13 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         "gauge",
         "Always 1; the label says which version runs.",
     );
-    if let Some(dns) = &status.dns {
-        names(&mut text, dns);
-    }
     text.sample("build_info", &[("version", &status.version)], 1);
     for (name, kind, help, of) in STATUS {
         text.family(name, kind.name(), help);
         text.sample(name, &[], of(&status));
+    }
+    if let Some(dns) = &status.dns {
+        names(&mut text, dns);
     }
     if let Some(dataplane) = &status.dataplane {
         packets(&mut text, dataplane);
