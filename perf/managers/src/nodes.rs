@@ -113,6 +113,7 @@ struct Asked {
     last: Instant,
     due: Instant,
     tries: u32,
+    fresh: bool,
 }
 
 /// The questions of one node, asked at our own nodes' pace.
@@ -147,7 +148,7 @@ impl Questions {
     /// Appends what is to be sent now.
     fn due(&mut self, now: Instant, out: &mut Vec<u8>) {
         let late = |asked: &Asked| asked.due <= now;
-        if self.open.iter().any(late) {
+        if self.open.iter().any(|asked| asked.fresh && late(asked)) {
             self.pacing.late();
         }
         self.open.sort_by_key(|asked| asked.last);
@@ -158,12 +159,13 @@ impl Questions {
                 asked.last = now;
                 repeat.push(asked.job.clone());
             }
+            asked.fresh = false;
             asked.due = now + self.pacing.wait(asked.tries);
         }
         for job in repeat {
             out.extend(self.message(&job));
         }
-        while self.open.len() < self.pacing.window() {
+        while self.open.iter().filter(|asked| asked.fresh).count() < self.pacing.window() {
             let Some(job) = self.waiting.pop() else {
                 break;
             };
@@ -174,6 +176,7 @@ impl Questions {
                 last: now,
                 due,
                 tries: 1,
+                fresh: true,
             });
         }
     }
