@@ -82,13 +82,20 @@ impl Session {
         Ok((kind, body))
     }
 
-    /// Answers table queries until the connection ends: `caller` for its own Instance IP, `server` under any other
-    /// address, as the only instance of a job of that address.
-    pub fn answer(mut self, caller: &Place, server: &Place) -> Result<()> {
+    /// Subscribes to the table queries of all nodes; from then on none is missed.
+    pub fn listen(&mut self) -> Result<()> {
         let mut body = vec![0, 1];
         text(&mut body, "nodes/+/net/tablequery/request");
         body.push(0);
         self.0.write_all(&packet(0x82, &body))?;
+        ensure!(self.read()?.0 == 0x90, "the broker does not subscribe");
+        Ok(())
+    }
+
+    /// Answers table queries until the connection ends: `caller` for its own Instance IP, `server` under any other
+    /// address, as the only instance of a job of that address: its own Instance IP is what it answers by, so each job
+    /// takes it from the one before.
+    pub fn answer(mut self, caller: &Place, server: &Place) -> Result<()> {
         loop {
             let (kind, body) = self.read()?;
             if kind & 0xf0 != 0x30 {
@@ -122,18 +129,12 @@ fn table(asked: &str, caller: &Place, server: &Place) -> Option<Value> {
         Some(_) => (server, asked),
         None => return None,
     };
-    // Each job's instance has an Instance IP of its own, or the jobs would take it from each other.
-    let instance_ip = if own {
-        place.instance_ip.clone()
-    } else {
-        asked.replacen("10.30.200.", "10.30.201.", 1)
-    };
     Some(
         json!({"app_name": format!("perf.test.known{name}.default"), "query_key": asked, "instance_list": [{
         "instance_number": 0, "namespace_ip": place.namespace_ip, "namespace_ip_v6": "",
         "host_ip": place.host_ip, "host_port": 50103,
         "service_ip": [
             {"IpType": "RR", "Address": service, "Address_v6": ""},
-            {"IpType": "instance_ip", "Address": instance_ip, "Address_v6": ""}]}]}),
+            {"IpType": "instance_ip", "Address": place.instance_ip, "Address_v6": ""}]}]}),
     )
 }

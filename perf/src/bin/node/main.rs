@@ -272,7 +272,8 @@ fn first_packets(topology: &mut Topology, count: u8) -> Result<Vec<Figure>> {
     }
     let mut broker = session(topology, 0, "pings")?.pings(200)?;
     let broker = quantile(&mut broker, 0.5);
-    let cluster = session(topology, 0, "cluster")?;
+    let mut cluster = session(topology, 0, "cluster")?;
+    cluster.listen()?;
     std::thread::spawn(move || cluster.answer(&caller, &server));
     let mut extra = client.container.namespace().enter(|| {
         (1..=count)
