@@ -37,8 +37,9 @@ const EMPTY_ROUNDS: u32 = 16;
 const REPORTS: u32 = 4;
 /// The longest sleep: expiry goes on when nothing else does.
 const SLEEP: Duration = Duration::from_millis(250);
-/// The longest sleep while packets wait for a route.
-const SLEEP_WAITING: Duration = Duration::from_millis(20);
+/// The longest sleep while packets wait for a route: nobody wakes a worker when it comes, and this is what the first
+/// packet to an address pays for that.
+const SLEEP_WAITING: Duration = Duration::from_millis(1);
 /// The longest sleep with a port that has no descriptor to wait for.
 const NAP: Duration = Duration::from_micros(50);
 
