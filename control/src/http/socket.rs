@@ -3,8 +3,14 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
+
+/// Looks at a socket that answers before it counts as another's: a Net Manager that was killed while it started a
+/// program (nft, ip) leaves the socket to that one until its exec.
+const LOOKS: u32 = 40;
+const BETWEEN: Duration = Duration::from_millis(50);
 
 /// Why the socket could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +53,15 @@ pub async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    match UnixStream::connect(path).await {
+    let mut found = UnixStream::connect(path).await;
+    for _ in 1..LOOKS {
+        if found.is_err() {
+            break;
+        }
+        tokio::time::sleep(BETWEEN).await;
+        found = UnixStream::connect(path).await;
+    }
+    match found {
         Ok(_) => return Err(SocketError::Live(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -73,6 +87,12 @@ mod tests {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
         assert!(matches!(listen(&path).await, Err(SocketError::Live(_))));
+        // What a killed process's child holds for a moment is nobody's.
+        let (again, ()) = tokio::join!(listen(&path), async {
+            tokio::time::sleep(BETWEEN * 3).await;
+            drop(listener);
+        });
+        let listener = again.unwrap();
         drop(listener);
         assert!(path.exists());
         drop(listen(&path).await.unwrap());
