@@ -7,8 +7,9 @@
 //! others ask as well: answers that come later than the fastest did have stood in a queue. How long it waits follows
 //! the answers that come (RFC 6298; only those to a first try count, by Karn's rule).
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, Hash, Hasher as _, RandomState};
+use std::time::{Duration, Instant};
 
 /// In flight at the start.
 const FIRST_WINDOW: usize = 6;
@@ -88,6 +89,136 @@ impl Pacing {
     /// Some queries stayed unanswered beyond their wait.
     pub fn late(&mut self) {
         self.window = (self.window / 2).max(NARROWEST_WINDOW);
+    }
+}
+
+struct Asked {
+    tries: u32,
+    /// Its first answer is not overdue. One that is may never come, and holds nobody up.
+    fresh: bool,
+    last: Instant,
+    due: Instant,
+}
+
+/// Queries that were sent and are not answered, by what they ask for.
+pub struct InFlight<K> {
+    asked: HashMap<K, Asked>,
+    pacing: Pacing,
+}
+
+impl<K> Default for InFlight<K> {
+    fn default() -> Self {
+        Self {
+            asked: HashMap::new(),
+            pacing: Pacing::default(),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash> InFlight<K> {
+    /// Whether this is asked.
+    #[must_use]
+    pub fn contains(&self, key: &K) -> bool {
+        self.asked.contains_key(key)
+    }
+
+    /// Unanswered queries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Whether all are answered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    /// How many queries may be unanswered at one time.
+    #[must_use]
+    pub fn window(&self) -> usize {
+        self.pacing.window()
+    }
+
+    /// Queries of a kind whose first answer is not overdue.
+    pub fn fresh(&self, kind: impl Fn(&K) -> bool) -> usize {
+        let fresh = self
+            .asked
+            .iter()
+            .filter(|(key, asked)| asked.fresh && kind(key));
+        fresh.count()
+    }
+
+    /// A query goes out for the first time.
+    pub fn ask(&mut self, key: K, now: Instant) {
+        let asked = Asked {
+            tries: 1,
+            fresh: true,
+            last: now,
+            due: now + self.pacing.wait(1),
+        };
+        self.asked.insert(key, asked);
+    }
+
+    /// An answer came; whether one was waited for.
+    pub fn answered(&mut self, key: &K, now: Instant) -> bool {
+        let Some(asked) = self.asked.remove(key) else {
+            return false;
+        };
+        let took = now.saturating_duration_since(asked.last);
+        self.pacing.answered((asked.tries == 1).then_some(took));
+        true
+    }
+
+    /// The answer is not wanted any more.
+    pub fn forget(&mut self, key: &K) {
+        self.asked.remove(key);
+    }
+
+    /// Begins anew; what was asked comes back.
+    pub fn restart(&mut self) -> impl Iterator<Item = K> + use<K> {
+        self.pacing = Pacing::default();
+        std::mem::take(&mut self.asked).into_keys()
+    }
+
+    /// What is to be sent again now. Those that `give_up` says, by key and tries so far, are dropped instead.
+    pub fn repeat(&mut self, now: Instant, give_up: impl Fn(&K, u32) -> bool) -> Vec<K> {
+        self.asked
+            .retain(|key, asked| asked.due > now || !give_up(key, asked.tries));
+        let mut news = false;
+        let mut late = Vec::new();
+        for (key, asked) in self.asked.iter_mut().filter(|(_, asked)| asked.due <= now) {
+            news |= std::mem::take(&mut asked.fresh);
+            late.push((asked.last, key.clone()));
+        }
+        // What stays unanswered for long says nothing new.
+        if news {
+            self.pacing.late();
+        }
+        // The oldest first; those beyond the window have their turn a wait later.
+        late.sort_unstable_by_key(|(last, _)| *last);
+        let mut send = Vec::new();
+        for (_, key) in late {
+            let Some(asked) = self.asked.get_mut(&key) else {
+                continue;
+            };
+            let sent = send.len() < self.pacing.window();
+            if sent {
+                asked.tries = asked.tries.saturating_add(1);
+                asked.last = now;
+            }
+            asked.due = now + self.pacing.wait(asked.tries);
+            if sent {
+                send.push(key);
+            }
+        }
+        send
+    }
+
+    /// When something is due next.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        self.asked.values().map(|asked| asked.due).min()
     }
 }
 

@@ -2,11 +2,11 @@
 //!
 //! No I/O and no clock here: the caller says what time it is and sends what is due.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use protocol::pacing::Pacing;
+use protocol::pacing::InFlight;
 
 /// Keys that may be unanswered or wait for their turn.
 const MOST: usize = 8192;
@@ -31,21 +31,12 @@ impl Key {
     }
 }
 
-struct Asked {
-    tries: u32,
-    /// Its first answer is not overdue. One that is may never come, and holds nobody up.
-    fresh: bool,
-    last: Instant,
-    due: Instant,
-}
-
 /// The queries of one node.
 #[derive(Default)]
 pub struct Queries {
     jobs: VecDeque<Key>,
     addresses: VecDeque<Key>,
-    asked: HashMap<Key, Asked>,
-    pacing: Pacing,
+    asked: InFlight<Key>,
     /// Questions that were sent again for want of an answer.
     pub repeated: u64,
 }
@@ -53,7 +44,7 @@ pub struct Queries {
 impl Queries {
     /// Asks, unless the same is asked already. False when there is no room (the caller's own repetition helps).
     pub fn ask(&mut self, key: Key) -> bool {
-        if self.asked.contains_key(&key) || self.line(&key).contains(&key) {
+        if self.asked.contains(&key) || self.line(&key).contains(&key) {
             return true;
         }
         if self.len() >= MOST {
@@ -73,79 +64,33 @@ impl Queries {
 
     /// An answer came.
     pub fn answered(&mut self, key: &Key, now: Instant) {
-        if let Some(asked) = self.asked.remove(key) {
-            let took = now.saturating_duration_since(asked.last);
-            self.pacing.answered((asked.tries == 1).then_some(took));
-        }
+        self.asked.answered(key, now);
         self.line(key).retain(|other| other != key);
     }
 
     /// Nobody wants the answer any more, or what is under way would be too old.
     pub fn forget(&mut self, key: &Key) {
-        self.asked.remove(key);
+        self.asked.forget(key);
         self.line(key).retain(|other| other != key);
     }
 
     /// The connection is new: everything that was asked is asked again.
     pub fn restart(&mut self) {
-        self.pacing = Pacing::default();
-        for (key, _) in std::mem::take(&mut self.asked) {
+        for key in self.asked.restart() {
             self.line(&key).push_back(key);
         }
     }
 
     /// What is to be sent now.
     pub fn due(&mut self, now: Instant) -> Vec<Key> {
-        let mut late: Vec<(Instant, Key)> = self
-            .asked
-            .iter()
-            .filter(|(_, asked)| asked.due <= now)
-            .map(|(key, asked)| (asked.last, key.clone()))
-            .collect();
-        late.retain(|(_, key)| {
-            let tries = self.asked.get(key).map_or(0, |asked| asked.tries);
-            let given_up = matches!(key, Key::Address(_)) && tries >= ADDRESS_TRIES;
-            if given_up {
-                self.asked.remove(key);
-            }
-            !given_up
+        let mut send = self.asked.repeat(now, |key, tries| {
+            matches!(key, Key::Address(_)) && tries >= ADDRESS_TRIES
         });
-        let mut news = false;
-        for (_, key) in &late {
-            if let Some(asked) = self.asked.get_mut(key) {
-                news |= std::mem::take(&mut asked.fresh);
-            }
-        }
-        // What stays unanswered for long says nothing new.
-        if news {
-            self.pacing.late();
-        }
-        // The oldest first; those beyond the window have their turn a wait later.
-        late.sort_unstable_by_key(|(last, _)| *last);
-        let mut send = Vec::new();
-        for (_, key) in late {
-            let Some(asked) = self.asked.get_mut(&key) else {
-                continue;
-            };
-            if send.len() < self.pacing.window() {
-                asked.tries = asked.tries.saturating_add(1);
-                asked.last = now;
-                asked.due = now + self.pacing.wait(asked.tries);
-                self.repeated += 1;
-                send.push(key);
-            } else {
-                asked.due = now + self.pacing.wait(asked.tries);
-            }
-        }
-        let fresh = |job: bool| {
-            let under_way = self
-                .asked
-                .iter()
-                .filter(|(key, asked)| asked.fresh && matches!(key, Key::Job(_)) == job);
-            under_way.count()
-        };
-        let jobs = self.pacing.window().saturating_sub(fresh(true));
-        let addresses = ADDRESSES.saturating_sub(fresh(false));
+        self.repeated += send.len() as u64;
+        let is_job = |key: &Key| matches!(key, Key::Job(_));
+        let window = self.asked.window();
+        let jobs = window.saturating_sub(self.asked.fresh(is_job));
+        let addresses = ADDRESSES.saturating_sub(self.asked.fresh(|key| !is_job(key)));
         let jobs = jobs.min(self.jobs.len());
         let addresses = addresses.min(self.addresses.len());
         for key in self
@@ -153,13 +98,7 @@ impl Queries {
             .drain(..addresses)
             .chain(self.jobs.drain(..jobs))
         {
-            let asked = Asked {
-                tries: 1,
-                fresh: true,
-                last: now,
-                due: now + self.pacing.wait(1),
-            };
-            self.asked.insert(key.clone(), asked);
+            self.asked.ask(key.clone(), now);
             send.push(key);
         }
         send
@@ -167,7 +106,7 @@ impl Queries {
 
     /// When something is due next.
     pub fn next_due(&self) -> Option<Instant> {
-        self.asked.values().map(|asked| asked.due).min()
+        self.asked.next_due()
     }
 
     /// Unanswered queries.
@@ -184,6 +123,7 @@ impl Queries {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::pacing::Pacing;
     use std::time::Duration;
 
     fn address(last: u32) -> Key {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use protocol::pacing::Pacing;
+use protocol::pacing::InFlight;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -108,21 +108,12 @@ pub async fn restart(port: u16, count: u32, jobs: impl Fn(u32) -> Vec<String>) -
     Ok(outcome)
 }
 
-struct Asked {
-    job: String,
-    last: Instant,
-    due: Instant,
-    tries: u32,
-    fresh: bool,
-}
-
 /// The questions of one node, asked at our own nodes' pace.
 struct Questions {
     request: String,
     id: u16,
     waiting: Vec<String>,
-    open: Vec<Asked>,
-    pacing: Pacing,
+    open: InFlight<String>,
     sent: u64,
     answered: u64,
 }
@@ -137,52 +128,21 @@ impl Questions {
     }
 
     fn answered(&mut self, job: &str, now: Instant) {
-        if let Some(at) = self.open.iter().position(|asked| asked.job == job) {
-            let asked = self.open.swap_remove(at);
-            self.answered += 1;
-            let took = now - asked.last;
-            self.pacing.answered((asked.tries == 1).then_some(took));
-        }
+        self.answered += u64::from(self.open.answered(&job.to_owned(), now));
     }
 
     /// Appends what is to be sent now.
     fn due(&mut self, now: Instant, out: &mut Vec<u8>) {
-        let late = |asked: &Asked| asked.due <= now;
-        if self.open.iter().any(|asked| asked.fresh && late(asked)) {
-            self.pacing.late();
-        }
-        self.open.sort_by_key(|asked| asked.last);
-        let mut repeat = Vec::new();
-        for asked in self.open.iter_mut().filter(|asked| late(asked)) {
-            if repeat.len() < self.pacing.window() {
-                asked.tries += 1;
-                asked.last = now;
-                repeat.push(asked.job.clone());
-            }
-            asked.fresh = false;
-            asked.due = now + self.pacing.wait(asked.tries);
-        }
-        for job in repeat {
+        for job in self.open.repeat(now, |_, _| false) {
             out.extend(self.message(&job));
         }
-        while self.open.iter().filter(|asked| asked.fresh).count() < self.pacing.window() {
+        while self.open.fresh(|_| true) < self.open.window() {
             let Some(job) = self.waiting.pop() else {
                 break;
             };
             out.extend(self.message(&job));
-            let due = now + self.pacing.wait(1);
-            self.open.push(Asked {
-                job,
-                last: now,
-                due,
-                tries: 1,
-                fresh: true,
-            });
+            self.open.ask(job, now);
         }
-    }
-
-    fn next_due(&self) -> Option<Instant> {
-        self.open.iter().map(|asked| asked.due).min()
     }
 }
 
@@ -202,15 +162,14 @@ async fn ask(
         request: format!("nodes/{node}/net/tablequery/request"),
         id: 0,
         waiting: jobs,
-        open: Vec::new(),
-        pacing: Pacing::default(),
+        open: InFlight::default(),
         sent: 0,
         answered: 0,
     };
     let mut out = Vec::new();
     questions.due(Instant::now(), &mut out);
     to.write_all(&out).await?;
-    while let Some(due) = questions.next_due() {
+    while let Some(due) = questions.open.next_due() {
         ensure!(
             start.elapsed() < PATIENCE,
             "{} queries of {node} stay unanswered",
