@@ -95,7 +95,11 @@ fn lays_and_leaves_nothing(settings: Settings) {
     for laid in field.peers() {
         for nodes in Nodes::BOTH {
             match laid.absent(nodes) {
-                Some(why) => eprintln!("skipped: {} on {nodes:?}: {why}", laid.name()),
+                Some(why) => {
+                    eprintln!("skipped: {} on {nodes:?}: {why}", laid.name());
+                    // What is installed works.
+                    assert!(why.contains("is not installed"), "{}: {why}", laid.name());
+                }
                 None => {
                     eprintln!("{} on {nodes:?}", laid.name());
                     carries_everything(&laid.wake(nodes).unwrap(), field.means());
