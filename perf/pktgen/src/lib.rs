@@ -5,4 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod draw;
+pub mod frame;
+pub mod pace;
+pub mod plan;
+pub mod profile;
 pub mod search;
+pub mod tally;
