@@ -5,10 +5,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod draw;
+pub mod export;
 pub mod frame;
+pub mod generator;
+pub mod neighbour;
 pub mod pace;
 pub mod plan;
 pub mod profile;
+pub mod report;
+pub mod run;
 pub mod search;
+pub mod sink;
 pub mod tally;
+pub mod wire;

@@ -222,7 +222,7 @@ impl Plan {
 
     /// The next packet.
     #[inline]
-    pub fn next(&mut self) -> Next {
+    pub fn packet(&mut self) -> Next {
         let count = self.flows.count;
         let slot = match self.order {
             Order::RoundRobin => {
@@ -283,7 +283,7 @@ mod tests {
         let mut tuples = HashSet::new();
         for round in 0..3 {
             for flow in 0..600 {
-                let next = plan.next();
+                let next = plan.packet();
                 assert_eq!((next.flow, next.sequence), (flow, round));
                 let Tuple {
                     source,
@@ -309,7 +309,9 @@ mod tests {
         let mut counts = HashMap::new();
         for n in 0..100_000u64 {
             plan.age(n * 10_000);
-            *counts.entry(plan.next().tuple.destination).or_insert(0u32) += 1;
+            *counts
+                .entry(plan.packet().tuple.destination)
+                .or_insert(0u32) += 1;
         }
         let count = |n: u8| {
             f64::from(
@@ -329,7 +331,7 @@ mod tests {
         let mut round = |now| {
             plan.age(now);
             (0..10)
-                .map(|_| plan.next())
+                .map(|_| plan.packet())
                 .map(|next| (next.flow, next.sequence))
                 .collect::<Vec<_>>()
         };
@@ -356,7 +358,7 @@ mod tests {
             })
             .expect("valid");
             (0..100)
-                .map(|_| (plan.size(), plan.next()))
+                .map(|_| (plan.size(), plan.packet()))
                 .collect::<Vec<_>>()
         };
         assert_eq!(draw(5), draw(5));
@@ -371,7 +373,7 @@ mod tests {
         };
         let mut plan = Plan::new(&profile).expect("valid");
         for n in 0..1200 {
-            let next = plan.next();
+            let next = plan.packet();
             assert_eq!(next.sequence, n);
             assert_eq!(
                 plan.flows().service_address(next.flow),

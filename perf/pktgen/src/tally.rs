@@ -79,9 +79,15 @@ impl Tally {
         })
     }
 
-    /// Takes packet `sequence` of `flow`, `latency` nanoseconds after it was due.
+    /// Takes packet `sequence` of `flow`, `latency` nanoseconds after it was due, where it says when that was.
     #[inline]
-    pub fn take(&mut self, flow: u32, sequence: u32, service: u32, latency: u64) -> Arrival {
+    pub fn take(
+        &mut self,
+        flow: u32,
+        sequence: u32,
+        service: u32,
+        latency: Option<u64>,
+    ) -> Arrival {
         let arrival = self.place(flow, sequence);
         if arrival == Arrival::Duplicate {
             self.counts.duplicates += 1;
@@ -92,7 +98,9 @@ impl Tally {
         if let Some(count) = self.services.get_mut(service as usize) {
             *count += 1;
         }
-        self.latency.saturating_record(latency.max(1));
+        if let Some(latency) = latency {
+            self.latency.saturating_record(latency.max(1));
+        }
         arrival
     }
 
@@ -191,7 +199,7 @@ mod tests {
     fn loss_reordering_and_duplicates_are_told_apart() {
         let mut tally = tally(2);
         let arrivals: Vec<Arrival> = [0, 1, 3, 2, 2, 5, 3]
-            .map(|n| tally.take(0, n, 1, 1000))
+            .map(|n| tally.take(0, n, 1, Some(1000)))
             .into();
         use Arrival::{Duplicate, InOrder, Late};
         assert_eq!(
@@ -200,7 +208,7 @@ mod tests {
                 InOrder, InOrder, InOrder, Late, Duplicate, InOrder, Duplicate
             ]
         );
-        tally.take(1, 0, 2, 1000);
+        tally.take(1, 0, 2, Some(1000));
         let counts = tally.counts();
         assert_eq!(
             (counts.received, counts.reordered, counts.duplicates),
@@ -214,13 +222,13 @@ mod tests {
     #[test]
     fn a_successor_closes_its_predecessors_account() {
         let mut tally = tally(2);
-        tally.take(0, 0, 0, 1);
-        tally.take(0, 3, 0, 1);
-        tally.take(2, 0, 0, 1);
+        tally.take(0, 0, 0, Some(1));
+        tally.take(0, 3, 0, Some(1));
+        tally.take(2, 0, 0, Some(1));
         assert_eq!(tally.counts().gaps, 2);
         // A straggler of the old flow neither opens it again nor gets lost.
-        assert_eq!(tally.take(0, 4, 0, 1), Arrival::Late);
-        tally.take(2, 1, 0, 1);
+        assert_eq!(tally.take(0, 4, 0, Some(1)), Arrival::Late);
+        tally.take(2, 1, 0, Some(1));
         let counts = tally.counts();
         assert_eq!((counts.received, counts.gaps, counts.duplicates), (5, 2, 0));
     }
@@ -243,7 +251,7 @@ mod tests {
             let (mut seen, mut highest) = (HashSet::new(), None);
             let (mut reordered, mut duplicates) = (0, 0);
             for &(_, n) in &events {
-                tally.take(0, n, 0, 1);
+                tally.take(0, n, 0, Some(1));
                 if !seen.insert(n) {
                     duplicates += 1;
                 } else if highest.is_some_and(|highest| n < highest) {
@@ -273,7 +281,7 @@ mod tests {
                 continue;
             }
             while let Some(due) = pace.take(now, rate, 64) {
-                tally.take(0, sequence, 0, now - due + 10_000);
+                tally.take(0, sequence, 0, Some(now - due + 10_000));
                 sequence += 1;
             }
         }
