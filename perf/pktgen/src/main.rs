@@ -1,0 +1,665 @@
+//! packets at a rate, of a profile: sent, received, timed, and the highest rate searched
+
+#![forbid(unsafe_code)]
+
+use std::io::{IsTerminal as _, Write as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dpdk::{Eal, EalError, EalOptions, Memory};
+use net::Address;
+use net::ethernet::Mac;
+use pktgen::draw::mix;
+use pktgen::export::{self, Target};
+use pktgen::frame::Kind;
+use pktgen::neighbour::Own;
+use pktgen::pace::Rate;
+use pktgen::profile::{Order, Profile, Size, Speed};
+use pktgen::report::{Report, search_table};
+use pktgen::run::{Prepared, Progress, Settings, Wires, run};
+use pktgen::search::{Goal, Limits, Outcome, Search};
+use pktgen::wire::{self, Wire};
+use serde::Serialize;
+
+/// A packet generator on DPDK: flows, rates, latency, loss, and the highest rate that passes.
+#[derive(Parser)]
+#[command(name = "pktgen", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Sends a profile, and counts what arrives at --rx (or, with --reflect, comes back)
+    Run(Both),
+    /// Only receives what another pktgen sends by the same profile and seed
+    Sink(SinkOnly),
+    /// Searches the highest rate of a profile without loss, and with little (RFC 2544)
+    Search(Searching),
+    /// Writes a profile for another packet generator
+    Export(Exporting),
+}
+
+/// What overrides the profile.
+#[derive(Args)]
+struct Traffic {
+    /// A file, or the name of one in perf/profiles (udp64, imix, syn-flood, zipf-services, many-flows, v6)
+    profile: PathBuf,
+    /// max, 200kpps, 1.5Mpps, 1Gbps (whole frames), 1Gbps-l1 (with preamble and gap)
+    #[arg(long)]
+    rate: Option<Speed>,
+    /// Frame sizes with check sequence: 64, 64,594,1518, 64-1518, imix
+    #[arg(long)]
+    size: Option<Size>,
+    /// udp or tcp-syn
+    #[arg(long)]
+    protocol: Option<Protocol>,
+    /// Flows at a time
+    #[arg(long)]
+    flows: Option<u32>,
+    /// Flows a second that give way to new ones
+    #[arg(long)]
+    new_flows: Option<u32>,
+    /// Take any flow next, not one after another
+    #[arg(long)]
+    random: bool,
+    /// First source address
+    #[arg(long)]
+    source: Option<IpAddr>,
+    /// Source addresses
+    #[arg(long)]
+    source_count: Option<u32>,
+    /// Source ports, FIRST-LAST or one
+    #[arg(long, value_parser = port_range)]
+    source_ports: Option<(u16, u16)>,
+    /// First destination address
+    #[arg(long)]
+    destination: Option<IpAddr>,
+    /// Destination addresses, each a service
+    #[arg(long)]
+    services: Option<u32>,
+    /// Destination ports, FIRST-LAST or one
+    #[arg(long, value_parser = port_range)]
+    ports: Option<(u16, u16)>,
+    /// How unequal services are: 0 equal, 1 as Zipf found
+    #[arg(long)]
+    zipf: Option<f64>,
+    /// What random choices follow from; both ends need the same
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Seconds that count
+    #[arg(long)]
+    duration: Option<f64>,
+    /// Seconds before anything counts
+    #[arg(long)]
+    warm_up: Option<f64>,
+    /// Bytes of an IP packet that the path takes
+    #[arg(long)]
+    mtu: Option<u16>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Protocol {
+    Udp,
+    TcpSyn,
+}
+
+/// DPDK and this process.
+#[derive(Args)]
+struct Machine {
+    /// CPUs for one worker that does both ends, or for two (default: one CPU, two where there are four or more)
+    #[arg(long, value_delimiter = ',')]
+    cpus: Vec<usize>,
+    /// Ordinary memory even where hugepages are free
+    #[arg(long)]
+    no_huge: bool,
+    /// Megabytes of ordinary memory (default: what the ports need)
+    #[arg(long)]
+    memory: Option<u32>,
+    /// Answer ARP and neighbour solicitations: at --rx for --address, at --tx for the profile's sources
+    #[arg(long)]
+    answer_arp: bool,
+    /// Addresses that --rx answers for (default: the profile's destinations)
+    #[arg(long, value_delimiter = ',')]
+    address: Vec<IpAddr>,
+    /// Check the checksum of every packet received
+    #[arg(long)]
+    verify: bool,
+    /// Tells this run's packets from those of another with the same seed
+    #[arg(long, default_value_t = 0)]
+    run: u64,
+    /// Milliseconds to wait for packets under way
+    #[arg(long, default_value_t = 200)]
+    drain: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Out {
+    /// Port to send by: net_af_packet0,iface=veth0 or net_null0 or 0000:01:00.0
+    #[arg(long)]
+    tx: String,
+    /// Port to receive by
+    #[arg(long, conflicts_with = "reflect")]
+    rx: Option<String>,
+    /// Receive by --tx what something outside sends back
+    #[arg(long)]
+    reflect: bool,
+    /// Whose MAC address frames are for: it is asked for (default: --rx, or the only destination)
+    #[arg(long)]
+    gateway: Option<IpAddr>,
+    /// The MAC address that frames are for
+    #[arg(long, value_parser = mac_address, conflicts_with = "gateway")]
+    gateway_mac: Option<Mac>,
+    /// Milliseconds of the schedule that may be made up for when late; beyond, they are given up and counted
+    #[arg(long, default_value_t = 10)]
+    bucket: u64,
+}
+
+#[derive(Args)]
+struct Both {
+    #[command(flatten)]
+    traffic: Traffic,
+    #[command(flatten)]
+    out: Out,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(Args)]
+struct SinkOnly {
+    #[command(flatten)]
+    traffic: Traffic,
+    /// Port to receive by
+    #[arg(long)]
+    rx: String,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(Args)]
+struct Searching {
+    #[command(flatten)]
+    both: Both,
+    /// Lowest rate of interest, packets a second
+    #[arg(long, default_value_t = 1000.0)]
+    min: f64,
+    /// Highest rate; more than the generator can is no harm
+    #[arg(long, default_value_t = 20e6)]
+    max: f64,
+    /// Shares of packets that may be lost: 0 finds the NDR, 0.005 the PDR
+    #[arg(long, value_delimiter = ',', default_values_t = [0.005, 0.0])]
+    loss: Vec<f64>,
+    /// Seconds of a trial that counts
+    #[arg(long, default_value_t = 1.0)]
+    trial: f64,
+    /// Trials that decide about a rate, by majority
+    #[arg(long, default_value_t = 3)]
+    trials: u32,
+    /// How close the bounds must come
+    #[arg(long, default_value_t = 0.01)]
+    precision: f64,
+    /// Trials at most
+    #[arg(long, default_value_t = 200)]
+    max_trials: u32,
+}
+
+#[derive(Args)]
+struct Exporting {
+    #[command(flatten)]
+    traffic: Traffic,
+    /// Which generator
+    #[arg(long)]
+    to: Target,
+    /// Where to write it (default: standard output)
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+fn port_range(text: &str) -> Result<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let read = |text: &str| text.parse().context("ports are FIRST-LAST, or one number");
+    Ok((read(first)?, read(last)?))
+}
+
+fn mac_address(text: &str) -> Result<Mac> {
+    let mut mac = [0u8; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts
+            .next()
+            .context("a MAC address is six bytes, 02:00:00:00:00:01")?;
+        *byte = u8::from_str_radix(part, 16)
+            .context("a MAC address is hexadecimal, 02:00:00:00:00:01")?;
+    }
+    ensure!(
+        parts.next().is_none(),
+        "a MAC address is six bytes, 02:00:00:00:00:01"
+    );
+    Ok(Mac(mac))
+}
+
+impl Traffic {
+    fn profile(&self) -> Result<Profile> {
+        let named = Path::new("perf/profiles")
+            .join(&self.profile)
+            .with_extension("toml");
+        let path =
+            if !self.profile.exists() && self.profile.components().count() == 1 && named.exists() {
+                &named
+            } else {
+                &self.profile
+            };
+        let mut profile = Profile::read(path)?;
+        fn set<T: Clone>(field: &mut T, value: Option<&T>) {
+            if let Some(value) = value {
+                field.clone_from(value);
+            }
+        }
+        set(&mut profile.rate, self.rate.as_ref());
+        set(&mut profile.size, self.size.as_ref());
+        set(&mut profile.flows, self.flows.as_ref());
+        set(&mut profile.new_flows, self.new_flows.as_ref());
+        set(&mut profile.source.address, self.source.as_ref());
+        set(&mut profile.source.count, self.source_count.as_ref());
+        set(&mut profile.source.ports, self.source_ports.as_ref());
+        set(&mut profile.destination.address, self.destination.as_ref());
+        set(&mut profile.destination.count, self.services.as_ref());
+        set(&mut profile.destination.ports, self.ports.as_ref());
+        set(&mut profile.destination.zipf, self.zipf.as_ref());
+        set(&mut profile.seed, self.seed.as_ref());
+        set(&mut profile.duration, self.duration.as_ref());
+        set(&mut profile.warm_up, self.warm_up.as_ref());
+        set(&mut profile.mtu, self.mtu.as_ref());
+        match self.protocol {
+            Some(Protocol::Udp) => profile.protocol = Kind::Udp,
+            Some(Protocol::TcpSyn) => profile.protocol = Kind::TcpSyn,
+            None => {}
+        }
+        if self.random {
+            profile.order = Order::Random;
+        }
+        Ok(profile)
+    }
+}
+
+impl Machine {
+    fn cpus(&self, ends: usize) -> Result<Vec<usize>> {
+        ensure!(
+            self.cpus.len() <= 2,
+            "--cpus takes one CPU for both ends, or one for each"
+        );
+        if !self.cpus.is_empty() {
+            return Ok(self.cpus.iter().copied().take(ends).collect());
+        }
+        let allowed = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))
+            .context("the CPUs of this process")?;
+        let cpus: Vec<usize> = (0..nix::sched::CpuSet::count())
+            .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+            .collect();
+        let count = if cpus.len() >= 4 { ends } else { 1 };
+        Ok(cpus.into_iter().take(count).collect())
+    }
+
+    fn start(&self, ports: &[&str], mtu: u16) -> Result<Eal> {
+        let wires = u32::try_from(ports.len()).unwrap_or(2);
+        let needed = self.memory.unwrap_or_else(|| wire::megabytes(wires, mtu));
+        let options = EalOptions {
+            file_prefix: format!("pktgen-{}", std::process::id()),
+            workers: self
+                .cpus(ports.len())?
+                .into_iter()
+                .map(|cpu| vec![cpu])
+                .collect(),
+            memory: Memory::NoHuge { megabytes: needed },
+            pci_allow: ports
+                .iter()
+                .filter(|port| wire::is_pci(port))
+                .map(|port| (*port).to_owned())
+                .collect(),
+            ..EalOptions::default()
+        };
+        if !self.no_huge && self.memory.is_none() {
+            let huge = EalOptions {
+                memory: Memory::Hugepages { dir: None },
+                ..options.clone()
+            };
+            match Eal::init(huge) {
+                Err(EalError::NoHugetlbfs | EalError::NoHugepages | EalError::Permission(_)) => {}
+                other => return Ok(other?),
+            }
+        }
+        Ok(Eal::init(options)?)
+    }
+
+    /// What --rx answers for.
+    fn own(&self, profile: &Profile) -> Own {
+        let mut own = Own::default();
+        if !self.answer_arp {
+            return own;
+        }
+        for address in &self.address {
+            own.add((*address).into(), 1);
+        }
+        if own.is_empty() {
+            own.add(
+                profile.destination.address.into(),
+                profile.destination.count,
+            );
+        }
+        own
+    }
+}
+
+fn open(devargs: &str, mtu: u16, own: Own) -> Result<Wire> {
+    let wire = Wire::open(devargs, mtu, own)?;
+    if !wire.wait_for_link(Duration::from_secs(5)) {
+        eprintln!("pktgen: the link of {} is down; going on", wire.name());
+    }
+    Ok(wire)
+}
+
+/// Ports, opened, and whom frames are for.
+fn wires(out: &Out, machine: &Machine, profile: &Profile) -> Result<(Wires, Mac)> {
+    let mut sources = Own::default();
+    if machine.answer_arp {
+        sources.add(profile.source.address.into(), profile.source.count);
+    }
+    let mut tx = open(&out.tx, profile.mtu, sources)?;
+    let mut rx = match &out.rx {
+        Some(rx) => Some(open(rx, profile.mtu, machine.own(profile))?),
+        None => None,
+    };
+    let source = Address::from(profile.source.address);
+    let mac = if let Some(mac) = out.gateway_mac {
+        mac
+    } else if let Some(gateway) = out.gateway {
+        ensure!(
+            gateway.is_ipv4() == profile.source.address.is_ipv4(),
+            "--gateway {gateway} is not of the family of the source, {}",
+            profile.source.address
+        );
+        tx.resolve(gateway.into(), source, rx.as_mut(), ASKING)?
+    } else if let Some(rx) = &rx {
+        rx.mac()
+    } else if profile.destination.count == 1 {
+        tx.resolve(profile.destination.address.into(), source, None, ASKING)?
+    } else {
+        bail!("there are several destinations and no gateway: give --gateway or --gateway-mac")
+    };
+    let wires = match rx {
+        Some(rx) => Wires::Two { tx, rx },
+        None if out.reflect => Wires::Reflected(tx),
+        None => Wires::Out(tx),
+    };
+    Ok((wires, mac))
+}
+
+/// How long to ask for a MAC address.
+const ASKING: Duration = Duration::from_secs(5);
+
+/// A line on a terminal, once a second.
+struct Line {
+    shown: Option<Instant>,
+    before: (u64, u64),
+    terminal: bool,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self {
+            shown: None,
+            before: (0, 0),
+            terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // For people.
+    fn show(&mut self, progress: &Progress) {
+        if !self.terminal {
+            return;
+        }
+        let Some(shown) = self.shown else {
+            self.shown = Some(Instant::now());
+            return;
+        };
+        let passed = shown.elapsed();
+        if passed < Duration::from_secs(1) {
+            return;
+        }
+        let now = (
+            progress.sent.load(Ordering::Relaxed),
+            progress.received.load(Ordering::Relaxed),
+        );
+        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / passed.as_secs_f64();
+        eprint!(
+            "\r\x1b[Ksent {} ({:.0}/s), received {} ({:.0}/s)",
+            now.0,
+            rate(now.0, self.before.0),
+            now.1,
+            rate(now.1, self.before.1)
+        );
+        self.before = now;
+        self.shown = Some(Instant::now());
+    }
+
+    fn clear(&self) {
+        if self.terminal && self.shown.is_some() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+fn interruptible() -> Result<Arc<Progress>> {
+    let progress = Arc::new(Progress::default());
+    let mut signals = signal_hook::iterator::Signals::new([
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGTERM,
+    ])
+    .context("watching for signals")?;
+    let stopped = Arc::clone(&progress);
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            stopped.stop.store(true, Ordering::Relaxed);
+        }
+    });
+    Ok(progress)
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("writing the result")
+}
+
+fn print_report(report: &Report, json: bool) -> Result<()> {
+    if json {
+        return print(&format!("{}\n", serde_json::to_string(report)?));
+    }
+    print(&report.table(std::io::stdout().is_terminal()))
+}
+
+fn settings(machine: &Machine, seed: u64, destination: Mac, bucket: u64) -> Settings {
+    Settings {
+        destination,
+        run: mix(seed ^ mix(machine.run)),
+        verify: machine.verify,
+        depth: Duration::from_millis(bucket.min(60_000)),
+        drain: Duration::from_millis(machine.drain),
+    }
+}
+
+fn send(both: &Both) -> Result<()> {
+    let prepared = Prepared::new(both.traffic.profile()?)?;
+    let profile = &prepared.profile;
+    let ports: Vec<&str> = std::iter::once(both.out.tx.as_str())
+        .chain(both.out.rx.as_deref())
+        .collect();
+    let progress = interruptible()?;
+    let eal = both.machine.start(&ports, profile.mtu)?;
+    let (wires, mac) = wires(&both.out, &both.machine, profile)?;
+    let settings = settings(&both.machine, profile.seed, mac, both.out.bucket);
+    let mut line = Line::new();
+    let (wires, report) = run(&eal, wires, &prepared, settings, &progress, |progress| {
+        line.show(progress)
+    })?;
+    line.clear();
+    print_report(&report, both.machine.json)?;
+    drop(wires);
+    drop(eal);
+    Ok(())
+}
+
+fn receive(sink: &SinkOnly) -> Result<()> {
+    let prepared = Prepared::new(sink.traffic.profile()?)?;
+    let profile = &prepared.profile;
+    let progress = interruptible()?;
+    let eal = sink.machine.start(&[&sink.rx], profile.mtu)?;
+    let wire = open(&sink.rx, profile.mtu, sink.machine.own(profile))?;
+    let settings = settings(&sink.machine, profile.seed, Mac([0; 6]), 0);
+    let mut line = Line::new();
+    let (wires, report) = run(
+        &eal,
+        Wires::In(wire),
+        &prepared,
+        settings,
+        &progress,
+        |progress| line.show(progress),
+    )?;
+    line.clear();
+    print_report(&report, sink.machine.json)?;
+    drop(wires);
+    drop(eal);
+    Ok(())
+}
+
+/// The result of a search.
+#[derive(Serialize)]
+struct Found {
+    outcomes: Vec<Outcome>,
+    trials: Vec<Tried>,
+}
+
+#[derive(Serialize)]
+struct Tried {
+    asked_packets_per_second: f64,
+    seconds: f64,
+    sent: u64,
+    lost: u64,
+    preliminary: bool,
+}
+
+fn search(searching: &Searching) -> Result<()> {
+    let both = &searching.both;
+    ensure!(
+        both.out.rx.is_some() || both.out.reflect,
+        "a search counts what arrives: give --rx, or --reflect"
+    );
+    let base = both.traffic.profile()?;
+    ensure!(
+        searching.trial >= 0.01 && searching.trial <= 3600.0,
+        "--trial takes 0.01 to 3600 seconds"
+    );
+    let limits = Limits {
+        duration: Duration::from_secs_f64(searching.trial),
+        max_trials: searching.max_trials,
+        ..Limits::new(searching.min, searching.max)
+    };
+    let goals = searching.loss.iter().map(|&loss| Goal {
+        trials: searching.trials,
+        precision: searching.precision,
+        ..Goal::with_loss(loss)
+    });
+    let mut search = Search::new(limits, goals)?;
+    let mut prepared = Prepared::new(base)?;
+    let ports: Vec<&str> = std::iter::once(both.out.tx.as_str())
+        .chain(both.out.rx.as_deref())
+        .collect();
+    let progress = interruptible()?;
+    let eal = both.machine.start(&ports, prepared.profile.mtu)?;
+    let (mut wires, mac) = wires(&both.out, &both.machine, &prepared.profile)?;
+    let terminal = std::io::stderr().is_terminal();
+    let mut tried = Vec::new();
+    while let Some(trial) = search.next() {
+        prepared.profile.rate = Speed(Rate::Packets(trial.rate));
+        prepared.profile.duration = trial.duration.as_secs_f64();
+        let mut settings = settings(&both.machine, prepared.profile.seed, mac, both.out.bucket);
+        // What is still under way from the last trial is not counted in this one.
+        settings.run = mix(settings.run ^ u64::from(search.trials()));
+        let (back, report) = run(&eal, wires, &prepared, settings, &progress, |_| {})?;
+        wires = back;
+        ensure!(!progress.stop.load(Ordering::Relaxed), "interrupted");
+        let (Some(sent), Some(lost)) = (report.sent, report.lost) else {
+            bail!("a trial had no result");
+        };
+        search.record(&trial, sent.packets, lost.packets);
+        if terminal {
+            let (offered, loss) = (sent.packets_per_second, lost.ratio * 100.0);
+            eprintln!(
+                "{:>12.0} asked, {offered:>12.0} offered, {loss:.4} % lost",
+                trial.rate
+            );
+        }
+        tried.push(Tried {
+            asked_packets_per_second: trial.rate,
+            seconds: trial.duration.as_secs_f64(),
+            sent: sent.packets,
+            lost: lost.packets,
+            preliminary: trial.is_preliminary(),
+        });
+    }
+    let outcomes = search.results();
+    if both.machine.json {
+        let found = Found {
+            outcomes,
+            trials: tried,
+        };
+        print(&format!("{}\n", serde_json::to_string(&found)?))?;
+    } else {
+        print(&search_table(&outcomes, std::io::stdout().is_terminal()))?;
+    }
+    drop(wires);
+    drop(eal);
+    Ok(())
+}
+
+fn write_export(exporting: &Exporting) -> Result<()> {
+    let profile = exporting.traffic.profile()?;
+    profile.check()?;
+    let exported = export::write(&profile, exporting.to);
+    for note in &exported.notes {
+        eprintln!("pktgen: {note}");
+    }
+    match &exporting.output {
+        Some(path) => std::fs::write(path, exported.text)
+            .with_context(|| format!("writing {}", path.display())),
+        None => print(&exported.text),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match &arguments.command {
+        Command::Run(both) => send(both),
+        Command::Sink(sink) => receive(sink),
+        Command::Search(searching) => search(searching),
+        Command::Export(exporting) => write_export(exporting),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pktgen: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
