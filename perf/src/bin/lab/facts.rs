@@ -46,7 +46,9 @@ impl Machine {
     #[must_use]
     pub fn here() -> Machine {
         let cpuinfo = read("/proc/cpuinfo");
-        let cpu = cpuinfo.as_deref().and_then(|text| field(text, "model name"));
+        let cpu = cpuinfo
+            .as_deref()
+            .and_then(|text| field(text, "model name"));
         let meminfo = read("/proc/meminfo");
         let memory = meminfo.as_deref().and_then(|text| field(text, "MemTotal"));
         let memory = memory.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
@@ -167,7 +169,11 @@ fn revision() -> String {
     let git = ["-c", safe, "-C", &project];
     let told = said(
         "git",
-        &[&git[..], &["describe", "--always", "--dirty", "--exclude=*"]].concat(),
+        &[
+            &git[..],
+            &["describe", "--always", "--dirty", "--exclude=*"],
+        ]
+        .concat(),
     );
     told.unwrap_or_else(|| UNKNOWN.into())
 }
@@ -182,7 +188,9 @@ pub fn now() -> String {
 /// Seconds since 1970 as a date of the Gregorian calendar.
 fn rfc3339(seconds: u64) -> String {
     let (mut days, rest) = (seconds / 86_400, seconds % 86_400);
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let mut year = 1970;
     loop {
         let length = if leap(year) { 366 } else { 365 };

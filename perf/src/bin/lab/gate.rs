@@ -141,7 +141,11 @@ pub fn table(rows: &[Row]) -> String {
         let lead = format!("{:<34} ours by {:<8}", row.key, row.peer);
         let _ = match (&row.outcome, row.now) {
             (Outcome::Unmeasured(why), _) => {
-                writeln!(text, "{lead} {:>8.2} ->        -  not compared: {why}", row.then)
+                writeln!(
+                    text,
+                    "{lead} {:>8.2} ->        -  not compared: {why}",
+                    row.then
+                )
             }
             (Outcome::Lost(why), _) => {
                 writeln!(text, "{lead} {:>8.2} ->        -  LOST: {why}", row.then)

@@ -130,8 +130,8 @@ fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("drawing: {error}")
 }
 
-fn draw<X>(
-    mut chart: ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, RangedCoordf64>>,
+fn draw<'a, X>(
+    mut chart: ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, RangedCoordf64>>,
     plot: &Plot,
 ) -> Result<()>
 where
@@ -159,7 +159,11 @@ where
         }
         let colour = colour(&series.peer);
         // Of several lines of a peer the second ones are thinner.
-        let width = if matches!(series.part, None | Some("p50")) { 3 } else { 1 };
+        let width = if matches!(series.part, None | Some("p50")) {
+            3
+        } else {
+            1
+        };
         let style = colour.stroke_width(width);
         chart
             .draw_series(LineSeries::new(points.iter().copied(), style))
@@ -291,7 +295,11 @@ mod tests {
 
     fn texts(svg: &str) -> Vec<String> {
         let document = roxmltree::Document::parse(svg).unwrap();
-        assert!(document.root_element().has_tag_name(("http://www.w3.org/2000/svg", "svg")));
+        assert!(
+            document
+                .root_element()
+                .has_tag_name(("http://www.w3.org/2000/svg", "svg"))
+        );
         let nodes = document.descendants();
         let texts = nodes.filter(|node| node.tag_name().name() == "text");
         let texts = texts.filter_map(|node| node.text().map(|text| text.trim().to_owned()));
@@ -310,7 +318,10 @@ mod tests {
                 "ours",
                 "the kernel's way",
             ] {
-                assert!(texts.iter().any(|text| text == wanted), "{wanted}: {texts:?}");
+                assert!(
+                    texts.iter().any(|text| text == wanted),
+                    "{wanted}: {texts:?}"
+                );
             }
             let document = roxmltree::Document::parse(&svg).unwrap();
             for (peer, marks) in [("#D55E00", 2), ("#0072B2", 2)] {
@@ -331,8 +342,18 @@ mod tests {
         };
         let svg = bars("Cost", "µs", &[bar("ours", 2.5), bar("ovs", 12_345.0)]).unwrap();
         let texts = texts(&svg);
-        for wanted in ["Cost", "µs", "ours", "Open vSwitch with DPDK", "2.5", "12.3k"] {
-            assert!(texts.iter().any(|text| text == wanted), "{wanted}: {texts:?}");
+        for wanted in [
+            "Cost",
+            "µs",
+            "ours",
+            "Open vSwitch with DPDK",
+            "2.5",
+            "12.3k",
+        ] {
+            assert!(
+                texts.iter().any(|text| text == wanted),
+                "{wanted}: {texts:?}"
+            );
         }
     }
 

@@ -50,7 +50,12 @@ struct Target {
     place: Where,
 }
 
-const fn least(case: &'static str, figure: &'static str, peer: &'static str, factor: f64) -> Target {
+const fn least(
+    case: &'static str,
+    figure: &'static str,
+    peer: &'static str,
+    factor: f64,
+) -> Target {
     Target {
         case,
         figure,
@@ -83,24 +88,45 @@ const REFERENCE: &str = "the reference's own";
 
 /// Names of cases and figures are those that the measures give.
 const TARGETS: [Target; 27] = [
-    at(Where::FewCores, least("one-udp64", "loss-0.1%", "testpmd", 0.9)),
-    at(Where::ManyCores, least("one-udp64", "loss-0.1%", "testpmd", 0.85)),
+    at(
+        Where::FewCores,
+        least("one-udp64", "loss-0.1%", "testpmd", 0.9),
+    ),
+    at(
+        Where::ManyCores,
+        least("one-udp64", "loss-0.1%", "testpmd", 0.85),
+    ),
     least("one-udp64", "loss-0.1%", "kernel", 1.5),
     least("one-udp64", "loss-0.1%", "ovs", 3.0),
     least("two-udp64", "loss-0.1%", "kernel", 1.2),
     least("two-udp64", "loss-0.1%", "floor", 3.0),
     least("two-udp64", "loss-0.1%", "ovs", 1.5),
-    at(Where::ManyCores, least("two-udp64", "loss-0.1%", "testpmd", 0.85)),
+    at(
+        Where::ManyCores,
+        least("two-udp64", "loss-0.1%", "testpmd", 0.85),
+    ),
     least("two-tcp", "rate", "kernel", 0.7),
     least("two-tcp", "rate", "floor", 5.0),
     least("two-tcp", "rate", "ovs", 2.0),
-    by(reference::TCP_GBIT_S, REFERENCE, least("two-tcp", "rate", "", 30.0)),
+    by(
+        reference::TCP_GBIT_S,
+        REFERENCE,
+        least("two-tcp", "rate", "", 30.0),
+    ),
     least("two-tcp-mtu", "rate", "testpmd", 0.85),
     least("two-tcp-mtu", "rate", "kernel", 1.0),
     most("two-rr", "idle p99", "kernel", 1.5),
-    by(reference::P99_US, REFERENCE, most("two-rr", "idle p99", "", 0.4)),
+    by(
+        reference::P99_US,
+        REFERENCE,
+        most("two-rr", "idle p99", "", 0.4),
+    ),
     most("two-rr", "half load p99", "kernel", 1.5),
-    by(reference::P99_US, REFERENCE, most("two-rr", "half load p99", "", 0.4)),
+    by(
+        reference::P99_US,
+        REFERENCE,
+        most("two-rr", "half load p99", "", 0.4),
+    ),
     least("two-connections", "rate", "floor", 2.0),
     least("two-connections", "rate", "kernel", 1.0),
     most("one-busy", "per packet", "kernel", 1.0),
@@ -327,7 +353,10 @@ mod tests {
         run.machine.cores = 2;
         assert_eq!(testpmd(&run), [("one-udp64".to_owned(), 0.9)]);
         run.machine.cores = 4;
-        let ceiling = [("one-udp64".to_owned(), 0.85), ("two-udp64".to_owned(), 0.85)];
+        let ceiling = [
+            ("one-udp64".to_owned(), 0.85),
+            ("two-udp64".to_owned(), 0.85),
+        ];
         assert_eq!(testpmd(&run), ceiling);
     }
 }
