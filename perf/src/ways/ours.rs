@@ -1,21 +1,26 @@
-//! This project as a user runs it: managers, two nodes with the release `NetManager` (`packet` access ports, `socket`
-//! uplink), and containers that were deployed through the contract's interfaces. Their offloads are as the kernel sets
-//! them: on.
-
-use std::time::Duration;
+//! This project as a user runs it: managers, two nodes with the `NetManager` of this build (`packet` access ports), and
+//! containers that were deployed through the contract's interfaces. With offloads the uplink is `socket`, the default;
+//! without them it is an ethdev on the underlay interface by the `af_packet` PMD, which knows none.
 
 use anyhow::{Context, Result};
 use journeys::container::Container;
-use journeys::node::Uplink;
+use journeys::node::{Node, UNDERLAY, Uplink};
 use journeys::orchestrator::{Service, Table};
-use journeys::topology::{Deployed, Plan, Topology};
+use journeys::topology::{Deployed, MANAGEMENT, Plan, Topology};
 
-use crate::way::{Means, Way};
+use super::kernel::INSIDE;
+use super::laid::{Laid, Lane, Worker};
+use super::plain::plain;
+use super::settings::{Idle, Nodes, Offloads, Settings};
+use super::way::{Means, Way};
+
+/// As results name it.
+pub const NAME: &str = "ours";
 
 /// The whole system.
 pub struct Ours {
     /// To the instance on the client's node, and to the one on the other node.
-    pub ways: [Way; 2],
+    ways: [Way; 2],
     /// A client and an instance on the second node.
     pub aside: Way,
     client: Deployed,
@@ -27,18 +32,22 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// Starts all of it; `idle` as the Net Manager's `--idle`.
+    /// Starts all of it.
     ///
     /// # Errors
     /// When a part does not come up.
-    pub fn up(idle: &str) -> Result<Ours> {
+    pub fn up(settings: Settings) -> Result<Ours> {
         let plan = Plan {
             nodes: 2,
-            uplink: Uplink::Socket,
+            uplink: match settings.offloads {
+                Offloads::On => Uplink::Socket,
+                Offloads::Off => Uplink::AfPacket,
+            },
         };
         let mut topology = Topology::registered_with(plan, |nodes| {
-            for node in nodes {
-                node.set_env("NETMANAGER_IDLE", idle);
+            for (number, node) in nodes.iter_mut().enumerate() {
+                node.set_env("NETMANAGER_IDLE", settings.idle.flag());
+                node.set_core(settings.cores.node(number));
             }
             Ok(())
         })?;
@@ -52,18 +61,32 @@ impl Ours {
             targets.push(running(&topology, &service)?.service_ip);
             servers.append(&mut instances);
         }
-        let way = |name: &str, client: &Deployed, n: usize| -> Result<Way> {
+        if settings.offloads == Offloads::Off {
+            for deployed in servers.iter().chain([&client, &other]) {
+                plain(&deployed.container.namespace(), INSIDE)?;
+            }
+            for node in &topology.nodes {
+                for end in host_ends(node)? {
+                    plain(&node.namespace, &end)?;
+                }
+            }
+        }
+        let way = |nodes: Nodes, name: &str, client: &Deployed, n: usize| -> Result<Way> {
             let server: &Deployed = servers.get(n).context("a server")?;
             Ok(Way {
                 name: name.into(),
                 client: client.container.namespace(),
                 server: server.container.namespace(),
                 target: targets.get(n).copied().context("an address")?,
+                cores: settings.cores.workload(nodes),
             })
         };
         Ok(Ours {
-            ways: [way("ours-one", &client, 0)?, way("ours-two", &client, 1)?],
-            aside: way("ours-aside", &other, 2)?,
+            ways: [
+                way(Nodes::One, "ours-one", &client, 0)?,
+                way(Nodes::Two, "ours-two", &client, 1)?,
+            ],
+            aside: way(Nodes::One, "ours-aside", &other, 2)?,
             client,
             servers,
             crowd: Vec::new(),
@@ -103,25 +126,24 @@ impl Ours {
         self.crowd.iter().map(Container::pid).collect()
     }
 
-    /// CPU time of the first node's Net Manager so far, all threads together.
+    /// Its ways; nodes that poll are stopped until one of them is woken.
     ///
     /// # Errors
-    /// When it has ended.
-    pub fn cpu_time(&mut self) -> Result<Duration> {
-        let node = self.topology.nodes.first_mut().context("a node")?;
-        let process = node.process()?;
-        process.check_running()?;
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid()))?;
-        let mut nanoseconds = 0;
-        for task in tasks {
-            // A thread that has just ended had little.
-            let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) else {
-                continue;
-            };
-            let first = text.split_whitespace().next().context("schedstat")?;
-            nanoseconds += first.parse::<u64>().context("schedstat's first number")?;
+    /// When a Net Manager has ended.
+    pub fn laid(&mut self, settings: Settings) -> Result<Laid> {
+        let mut workers = Vec::new();
+        for node in &mut self.topology.nodes {
+            workers.push(Worker::of(node.process()?));
         }
-        Ok(Duration::from_nanos(nanoseconds))
+        let lane = |way: &Way, workers: &[Worker]| {
+            Lane::of_others(way.clone(), workers.to_vec(), settings.idle == Idle::Spin)
+        };
+        let first = workers.get(..1).context("a node")?;
+        let [one, two] = &self.ways;
+        Ok(Laid::new(
+            NAME,
+            [Ok(lane(one, first)?), Ok(lane(two, &workers)?)],
+        ))
     }
 
     /// Takes all down and says what could not be removed.
@@ -138,4 +160,16 @@ fn running(topology: &Topology, service: &Service) -> Result<Table> {
         .wait_running(&[(service, 1)])?
         .pop()
         .context("a table")
+}
+
+/// The node's ends of containers' cables.
+fn host_ends(node: &Node) -> Result<Vec<String>> {
+    let links = node
+        .namespace
+        .ip(&["-oneline", "link", "show", "type", "veth"])?;
+    let names = links.lines().filter_map(|line| {
+        let name = line.split_whitespace().nth(1)?.split(['@', ':']).next()?;
+        (![UNDERLAY, MANAGEMENT].contains(&name)).then(|| name.to_owned())
+    });
+    Ok(names.collect())
 }
