@@ -8,7 +8,7 @@ use super::laid::{Awake, Laid};
 use super::ours::Ours;
 use super::settings::{Nodes, Settings};
 use super::way::Means;
-use super::{kernel, ours, testpmd};
+use super::{floor, kernel, ours, testpmd};
 
 /// Somebody who can be laid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +19,12 @@ pub enum Peer {
     Kernel,
     /// `dpdk-testpmd` on `af_packet`.
     Testpmd,
+    /// A TUN and a UDP socket, packet by packet.
+    Floor,
 }
 
 /// Everybody.
-pub const PEERS: [Peer; 3] = [Peer::Ours, Peer::Kernel, Peer::Testpmd];
+pub const PEERS: [Peer; 4] = [Peer::Ours, Peer::Kernel, Peer::Testpmd, Peer::Floor];
 
 impl Peer {
     /// As results name it.
@@ -32,6 +34,7 @@ impl Peer {
             Peer::Ours => ours::NAME,
             Peer::Kernel => kernel::NAME,
             Peer::Testpmd => testpmd::NAME,
+            Peer::Floor => floor::NAME,
         }
     }
 }
@@ -98,6 +101,7 @@ impl Field {
             Peer::Ours => Laid::missing(ours::NAME, "not asked for"),
             Peer::Kernel => kernel::lay(run, settings)?,
             Peer::Testpmd => testpmd::lay(run, settings)?,
+            Peer::Floor => floor::lay(self.means(), settings)?,
         };
         self.try_out(&laid, true)?;
         Ok(laid)

@@ -29,6 +29,7 @@
 //! the containers' is 1450 for everyone.
 
 mod field;
+pub mod floor;
 pub mod kernel;
 mod laid;
 pub mod ours;
