@@ -53,6 +53,8 @@ pub struct Settings {
     pub generator: String,
     /// How our workers wait.
     pub idle: String,
+    /// Whether a node has a core of its own (`apart`) or not (`shared`).
+    pub cores: String,
 }
 
 /// Which values are the good ones.
@@ -244,6 +246,7 @@ pub mod tests {
                 seconds: 0.5,
                 generator: "workload".into(),
                 idle: "backoff".into(),
+                cores: "apart".into(),
             },
             machine: Machine::default(),
             peers: BTreeMap::from([
