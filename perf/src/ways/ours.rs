@@ -102,6 +102,16 @@ impl Ours {
         }
     }
 
+    /// All that stands.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// All that stands, to deploy more.
+    pub fn topology_mut(&mut self) -> &mut Topology {
+        &mut self.topology
+    }
+
     /// The client's process.
     pub fn client(&self) -> u32 {
         self.client.container.pid()
