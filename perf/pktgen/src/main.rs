@@ -114,7 +114,8 @@ enum Protocol {
 /// DPDK and this process.
 #[derive(Args)]
 struct Machine {
-    /// CPUs for one worker that does both ends, or for two (default: one CPU, two where there are four or more)
+    /// CPUs for one worker that does both ends, or for two (default: the first CPU, two where there
+    /// are four or more; the last for a sink)
     #[arg(long, value_delimiter = ',')]
     cpus: Vec<usize>,
     /// Ordinary memory even where hugepages are free
@@ -293,7 +294,8 @@ impl Traffic {
 }
 
 impl Machine {
-    fn cpus(&self, ends: usize) -> Result<Vec<usize>> {
+    /// By default from the first CPU on; a sink of its own takes the last, so that a generator beside it is not in its way.
+    fn cpus(&self, ends: usize, last: bool) -> Result<Vec<usize>> {
         ensure!(
             self.cpus.len() <= 2,
             "--cpus takes one CPU for both ends, or one for each"
@@ -306,17 +308,20 @@ impl Machine {
         let cpus: Vec<usize> = (0..nix::sched::CpuSet::count())
             .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
             .collect();
+        if last {
+            return Ok(cpus.last().copied().into_iter().collect());
+        }
         let count = if cpus.len() >= 4 { ends } else { 1 };
         Ok(cpus.into_iter().take(count).collect())
     }
 
-    fn start(&self, ports: &[&str], mtu: u16) -> Result<Eal> {
+    fn start(&self, ports: &[&str], mtu: u16, last: bool) -> Result<Eal> {
         let wires = u32::try_from(ports.len()).unwrap_or(2);
         let needed = self.memory.unwrap_or_else(|| wire::megabytes(wires, mtu));
         let options = EalOptions {
             file_prefix: format!("pktgen-{}", std::process::id()),
             workers: self
-                .cpus(ports.len())?
+                .cpus(ports.len(), last)?
                 .into_iter()
                 .map(|cpu| vec![cpu])
                 .collect(),
@@ -506,7 +511,7 @@ fn send(both: &Both) -> Result<()> {
         .chain(both.out.rx.as_deref())
         .collect();
     let progress = interruptible()?;
-    let eal = both.machine.start(&ports, profile.mtu)?;
+    let eal = both.machine.start(&ports, profile.mtu, false)?;
     let (wires, mac) = wires(&both.out, &both.machine, profile)?;
     let settings = settings(&both.machine, profile.seed, mac, both.out.bucket);
     let mut line = Line::new();
@@ -524,7 +529,7 @@ fn receive(sink: &SinkOnly) -> Result<()> {
     let prepared = Prepared::new(sink.traffic.profile()?)?;
     let profile = &prepared.profile;
     let progress = interruptible()?;
-    let eal = sink.machine.start(&[&sink.rx], profile.mtu)?;
+    let eal = sink.machine.start(&[&sink.rx], profile.mtu, true)?;
     let wire = open(&sink.rx, profile.mtu, sink.machine.own(profile))?;
     let settings = settings(&sink.machine, profile.seed, Mac([0; 6]), 0);
     let mut line = Line::new();
@@ -586,7 +591,7 @@ fn search(searching: &Searching) -> Result<()> {
         .chain(both.out.rx.as_deref())
         .collect();
     let progress = interruptible()?;
-    let eal = both.machine.start(&ports, prepared.profile.mtu)?;
+    let eal = both.machine.start(&ports, prepared.profile.mtu, false)?;
     let (mut wires, mac) = wires(&both.out, &both.machine, &prepared.profile)?;
     let terminal = std::io::stderr().is_terminal();
     let mut tried = Vec::new();
