@@ -36,6 +36,14 @@ pub fn interface_name(instance: &str, job: &str, number: u32) -> String {
     format!("{}{:08x}", interface_prefix(instance), hash >> 32)
 }
 
+/// The MAC address of an instance's virtual machine: its own for as long as it is deployed here, also over a restart.
+/// Locally administered and of no interface that the kernel or this program gives one to (those begin with `02`).
+pub fn machine_mac(instance: &str, job: &str, number: u32) -> [u8; 6] {
+    let hash = hash(&[instance.as_bytes(), job.as_bytes(), &number.to_be_bytes()]);
+    let [a, b, c, d, e, ..] = hash.to_be_bytes();
+    [0x06, a, b, c, d, e]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +55,9 @@ mod tests {
         assert!(name.starts_with(&interface_prefix("abcd")));
         assert_ne!(name, interface_name("abcd", "a.b.c.d", 1));
         assert_ne!(name, interface_name("abce", "a.b.c.d", 0));
+        let mac = machine_mac("abcd", "a.b.c.d", 0);
+        assert_eq!(mac[0] & 3, 2, "unicast, locally administered");
+        assert_ne!(mac, machine_mac("abcd", "a.b.c.d", 1));
         assert_ne!(id(Path::new("/a")), id(Path::new("/b")));
         assert_eq!(id(Path::new("/a")), id(Path::new("/a")));
     }

@@ -26,6 +26,6 @@ pub mod reload;
 mod state;
 pub mod uplink;
 
-pub use attach::{Fault, STEPS, UNIKERNEL_STEPS};
+pub use attach::{Fault, MACHINE_STEPS, STEPS, UNIKERNEL_STEPS};
 pub use cluster_link::LinkStatus;
 pub use dns::DnsStatus;

@@ -67,6 +67,8 @@ fn differences(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("Dataplane.HugepageMb", da.hugepage_mb != db.hugepage_mb),
         ("Dataplane.Flows", da.flows != db.flows),
         ("SocketGroup", a.socket_group != b.socket_group),
+        ("VhostFolder", a.vhost.folder != b.vhost.folder),
+        ("VhostGroup", a.vhost.group != b.vhost.group),
         ("ApiListen", a.api_listen != b.api_listen),
         ("ApiToken", a.api_token != b.api_token),
         ("LogMaxMb", a.log.max_bytes != b.log.max_bytes),
@@ -185,7 +187,7 @@ mod tests {
             "Debug":true,"PublicIPNetworking":true,"MqttCert":"/c","MqttKey":"/k","MqttCa":"/a",
             "Dns":false,"DnsZone":"z","DnsResolvers":"192.0.2.2","DnsIntercept":true,
             "Dataplane":{"Uplink":"af_packet","Workers":3,"Idle":"spin","HugepageMb":4,"Flows":2048},
-            "SocketGroup":"g","ApiListen":"127.0.0.1:1","ApiToken":"t","LogMaxMb":7,"LogFiles":7}"#,
+            "SocketGroup":"g","VhostFolder":"/v","VhostGroup":"v","ApiListen":"127.0.0.1:1","ApiToken":"t","LogMaxMb":7,"LogFiles":7}"#,
             r#"{"HostTunnelDeviceName":"o","TunnelPort":1,"MTUSize":1300}"#,
         );
         let running = Settings {

@@ -74,6 +74,10 @@ pub struct Container {
     /// Name of the network namespace that was made for a unikernel.
     #[serde(default)]
     pub made_namespace: Option<String>,
+    /// The `vhost-user` socket, where the port is one: no interface of the kernel, and `ifindex` is the number that the
+    /// data plane gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
 }
 
 impl Container {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use control::node::Kind;
 use control::{STEPS, UNIKERNEL_STEPS};
 use protocol::node_http::{Deploy, Undeploy};
+use world::killed::killed;
 use world::{Broker, Cluster, Sleeper, World, eventually, fingerprint, isolated, run, scratch};
 
 const JOB: &str = "app1.test.client.test";
@@ -172,22 +173,6 @@ fn fifty_deploys_at_once_each_answer_within_two_seconds() {
     });
 }
 
-/// Runs a life of the node that ends as by `kill -9`: its tasks are gone in the middle of what they do.
-fn killed<F: Future<Output = ()>>(life: impl FnOnce() -> F + Send + 'static) {
-    let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(life());
-        runtime.shutdown_timeout(Duration::from_secs(5));
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
 const SETTINGS: &str = r#"{"ClusterUrl":"127.0.0.1"}"#;
 
 #[test]
@@ -228,6 +213,7 @@ fn what_a_kill_at_any_step_of_a_deploy_leaves_is_gone_after_the_restart() {
                 },
                 instance_number: 0,
                 port_mappings: "8080:80".into(),
+                vhost_user: false,
             };
             let folder = state_dir.clone();
             tokio::task::spawn_blocking(move || {
@@ -309,6 +295,7 @@ fn a_unikernel_that_fails_at_any_step_leaves_nothing_behind() {
                 service_name: job.clone(),
                 instance_number: 3,
                 port_mappings: "8080:80".into(),
+                vhost_user: false,
             };
             let error = world
                 .node

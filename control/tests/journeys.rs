@@ -429,6 +429,7 @@ fn a_unikernel_gets_a_namespace_and_both_addresses() {
             service_name: job.clone(),
             instance_number: 0,
             port_mappings: String::new(),
+            vhost_user: false,
         };
         world
             .node

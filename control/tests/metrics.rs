@@ -169,6 +169,7 @@ fn everything_is_counted_by_the_conventions() {
                 in_use: 7,
             }],
             devices: vec![DeviceCounts {
+                up: true,
                 device: "net_af_packet0".to_owned(),
                 role: "uplink",
                 counts: dpdk_counts(),
@@ -196,6 +197,7 @@ fn everything_is_counted_by_the_conventions() {
         let device = "device=\"net_af_packet0\",role=\"uplink\"";
         assert_eq!(value("device_missed_packets_total", device), 11.0);
         assert_eq!(value("device_no_mbuf_total", device), 12.0);
+        assert_eq!(value("device_up", device), 1.0);
         assert_eq!(value("device_sent_bytes_total", device), 13.0);
         assert_eq!(value("commands_waiting", ""), 2.0);
         assert_eq!(value("unresolved_addresses", ""), 1.0);

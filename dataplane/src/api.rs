@@ -399,6 +399,8 @@ pub struct DeviceCounts {
     pub device: String,
     /// `uplink` or `access`.
     pub role: &'static str,
+    /// Whether its link is up: for `net_vhost`, whether a VM is connected.
+    pub up: bool,
     /// Its counters.
     pub counts: dpdk::PortStats,
 }

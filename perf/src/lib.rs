@@ -1,5 +1,7 @@
-//! What the benchmarks share: numbers that say how far they can be trusted.
+//! What the benchmarks share: numbers that say how far they can be trusted, and whom to measure.
 #![forbid(unsafe_code)]
+
+pub mod ways;
 
 use serde::Serialize;
 

@@ -176,11 +176,11 @@ impl Browser {
         result["result"]["value"].clone()
     }
 
-    /// Waits until the page's text holds a text.
+    /// Waits until the page's text holds a text. It has no body while it loads.
     async fn shows(&mut self, text: &str) {
         let start = std::time::Instant::now();
         loop {
-            let all = self.eval("document.body.innerText").await;
+            let all = self.eval("document.body?.innerText").await;
             if all.as_str().is_some_and(|all| all.contains(text)) {
                 return;
             }

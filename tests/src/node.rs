@@ -71,6 +71,7 @@ pub struct Node {
     folder: PathBuf,
     uplink: Uplink,
     environment: Vec<(String, String)>,
+    core: Option<usize>,
     process: Option<Process>,
 }
 
@@ -107,6 +108,7 @@ impl Node {
             folder,
             uplink,
             environment: Vec::new(),
+            core: None,
             process: None,
         })
     }
@@ -180,6 +182,11 @@ impl Node {
         self.environment.push((key.to_owned(), value.to_owned()));
     }
 
+    /// Lets the Net Manager use one core only from its next start on; with none, all.
+    pub fn set_core(&mut self, core: Option<usize>) {
+        self.core = core;
+    }
+
     /// Starts the Net Manager.
     ///
     /// # Errors
@@ -191,6 +198,7 @@ impl Node {
             &self.namespace,
             Stage::Node,
         )
+        .on_core(self.core)
         .args(self.flags())
         .args(["run", "--uplink"])
         .args([self.uplink.flag()]);

@@ -1,5 +1,6 @@
 //! Processes of a run: started inside a namespace, logging to a file, ended with the run.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
@@ -30,6 +31,8 @@ pub struct Launch {
     pub namespace: Namespace,
     /// When it ends.
     pub stage: Stage,
+    /// The only core that it may use.
+    pub core: Option<usize>,
 }
 
 /// A started one. Dropping it does not end it: the run does.
@@ -52,6 +55,7 @@ impl Launch {
             environment: Vec::new(),
             namespace: namespace.clone(),
             stage,
+            core: None,
         }
     }
 
@@ -66,6 +70,13 @@ impl Launch {
     #[must_use]
     pub fn env(mut self, key: &str, value: impl Into<String>) -> Launch {
         self.environment.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// Lets it, and what it starts, use one core only; with none, all.
+    #[must_use]
+    pub fn on_core(mut self, core: Option<usize>) -> Launch {
+        self.core = core;
         self
     }
 
@@ -111,18 +122,20 @@ impl Launch {
         })
     }
 
-    /// By `ip netns exec` where there is a name: it also shows the right `/sys/class/net`, and
-    /// becomes the program without a fork, so that the pid is the program's.
+    /// By `ip netns exec` where there is a name: it also shows the right `/sys/class/net`. Like
+    /// `taskset` it becomes the program without a fork, so that the pid is the program's.
     fn command(&self) -> Command {
-        let mut command = match self.namespace.name() {
-            Some(name) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", name]).arg(&self.program);
-                command
-            }
-            None => Command::new(&self.program),
-        };
-        command.args(&self.arguments);
+        let mut words = Vec::new();
+        if let Some(name) = self.namespace.name() {
+            words.extend(["ip", "netns", "exec", name].map(OsString::from));
+        }
+        if let Some(core) = self.core {
+            words.extend(["taskset", "-c", &core.to_string()].map(OsString::from));
+        }
+        words.push(self.program.clone().into());
+        let mut words = words.into_iter();
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).args(&self.arguments);
         command
     }
 

@@ -39,6 +39,15 @@ pub struct Deploy {
         deserialize_with = "scalar::null_is_default"
     )]
     pub port_mappings: String,
+    /// **New**: instead of a veth pair or a tap, a `vhost-user` socket for the instance's virtual machine. A pid is then
+    /// the process whose end is the instance's, 0 where nobody watches it.
+    #[serde(
+        rename = "vhostUser",
+        default,
+        deserialize_with = "scalar::null_is_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub vhost_user: bool,
 }
 
 /// Body of the undeploy calls. A pid of -1 may come along; it means nothing.
@@ -64,6 +73,31 @@ pub struct Deployed {
     /// Namespace IP, IPv6.
     #[serde(rename = "nsAddressv6", default, with = "address::or_empty")]
     pub ns_address_v6: Option<Ipv6Addr>,
+    /// **New**: what a virtual machine needs to know, where a socket for one was asked for.
+    #[serde(rename = "vhostUser", default, skip_serializing_if = "Option::is_none")]
+    pub vhost_user: Option<VhostUser>,
+}
+
+/// How a virtual machine takes part: nobody but who starts it can tell it so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VhostUser {
+    /// The socket that its emulator connects to (and connects to again when the Net Manager was restarted).
+    pub socket: String,
+    /// The MAC address that its network device must have, `06:…`.
+    pub mac: String,
+    /// Length of the prefix of `nsAddress`.
+    pub prefix: u8,
+    /// Its way to everywhere, and the resolver of services' names.
+    #[serde(default, with = "address::or_empty")]
+    pub gateway: Option<Ipv4Addr>,
+    /// Length of the prefix of `nsAddressv6`.
+    #[serde(rename = "prefixv6")]
+    pub prefix_v6: u8,
+    /// The same for IPv6.
+    #[serde(rename = "gatewayv6", default, with = "address::or_empty")]
+    pub gateway_v6: Option<Ipv6Addr>,
+    /// The longest IP packet that it may send, in bytes.
+    pub mtu: u16,
 }
 
 #[cfg(test)]
@@ -77,6 +111,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(deploy.pid, 4711);
+        assert!(!deploy.vhost_user);
         let undeploy: Undeploy =
             serde_json::from_str(r#"{"pid":-1,"serviceName":"a.b.c.d","instanceNumber":0}"#)
                 .unwrap();
@@ -100,6 +135,7 @@ mod tests {
             r#"{"pid":"1","serviceName":"a.b.c.d","instanceNumber":0}"#,
             r#"{"pid":1,"serviceName":7,"instanceNumber":0}"#,
             r#"{"pid":1,"serviceName":"a.b.c.d","instanceNumber":0,"portMappings":80}"#,
+            r#"{"pid":1,"serviceName":"a.b.c.d","instanceNumber":0,"vhostUser":"yes"}"#,
         ] {
             assert!(serde_json::from_str::<Deploy>(body).is_err(), "{body}");
         }

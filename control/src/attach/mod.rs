@@ -4,6 +4,7 @@ pub mod namespace;
 pub mod undo;
 pub mod unikernel;
 pub mod veth;
+pub mod vhost;
 
 use std::sync::Mutex;
 
@@ -54,6 +55,9 @@ pub enum AttachError {
         "no free address: all {0} addresses of this node's subnetworks are in use and the cluster gave no further subnetwork ({1}); undeploy an instance, or look at the cluster service manager's log"
     )]
     NoAddress(usize, String),
+    /// A virtual machine's socket could not be had.
+    #[error("{0}")]
+    Vhost(String),
     /// A command of iproute2 failed.
     #[error("{0}")]
     Command(String),
@@ -87,6 +91,9 @@ pub const STEPS: [&str; 9] = [
 
 /// The further steps of a unikernel's deploy.
 pub const UNIKERNEL_STEPS: [&str; 2] = ["namespace", "furnish"];
+
+/// The steps of the deploy of a machine behind a `vhost-user` socket, in order.
+pub const MACHINE_STEPS: [&str; 5] = ["reserve", "forwarding", "socket", "ports", "state"];
 
 impl Fault {
     /// The next attach fails at this step (or never again).

@@ -296,5 +296,21 @@ fn containers(status: &Value, rates: &Rates, screen: Screen) -> Outcome {
     for line in screen.table(&head, &rows) {
         say!("{line}");
     }
+    let attached = status["containers"].as_array().into_iter().flatten();
+    for container in attached.filter(|container| !container["vhost_user"].is_null()) {
+        let machine = &container["vhost_user"];
+        let state = match machine["connected"].as_bool() {
+            Some(true) => screen.paint(Tone::Good, "connected"),
+            Some(false) => screen.paint(Tone::Doubtful, "nothing connected"),
+            None => "-".to_owned(),
+        };
+        say!(
+            "vhost-user   {} instance {}: {state}, MAC {}, socket {}",
+            text(container, "job"),
+            container["instance"],
+            text(machine, "mac"),
+            text(machine, "socket")
+        );
+    }
     Ok(())
 }

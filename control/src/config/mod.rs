@@ -13,6 +13,7 @@ mod settings;
 mod tls;
 mod tuncfg;
 mod uplink;
+mod vhost;
 
 pub use dns::DnsConfig;
 pub use machine::{carried, misfits};
@@ -20,6 +21,7 @@ pub use netcfg::{DataplaneConfig, IdleMode, LogConfig, NetConfig, TlsFiles};
 pub use settings::{File, Override, SETTINGS, Setting};
 pub use tuncfg::TunConfig;
 pub use uplink::UplinkChoice;
+pub use vhost::VhostConfig;
 
 use std::path::{Path, PathBuf};
 

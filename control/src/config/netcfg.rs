@@ -8,6 +8,7 @@ use protocol::address_plan;
 use super::dns::{self, DnsConfig};
 use super::fields::Fields;
 use super::uplink::{UplinkChoice, is_interface_name};
+use super::vhost::{self, VhostConfig};
 use super::{Complaints, ConfigError, ConfigErrors, File, Override, tls};
 
 /// `netcfg.json`, checked.
@@ -37,6 +38,8 @@ pub struct NetConfig {
     pub dataplane: DataplaneConfig,
     /// The group that may use the unix socket, by name or number; `None` leaves it to the process's own.
     pub socket_group: Option<String>,
+    /// Sockets of virtual machines.
+    pub vhost: VhostConfig,
     /// Where the interface is served on TCP, too.
     pub api_listen: Option<SocketAddr>,
     /// What callers on TCP must show.
@@ -168,6 +171,7 @@ fn config(fields: &Fields) -> NetConfig {
         dns_intercept: fields.or(fields.flag("DnsIntercept"), false),
         dataplane,
         socket_group: fields.maybe(fields.text("SocketGroup")),
+        vhost: vhost::read(fields),
         api_listen: fields.maybe(api_listen(fields)),
         api_token: fields.maybe(fields.text("ApiToken")),
         log: LogConfig {
@@ -408,6 +412,7 @@ impl Default for NetConfig {
                 flows: FLOWS,
             },
             socket_group: None,
+            vhost: VhostConfig::default(),
             api_listen: None,
             api_token: None,
             log: LogConfig::default(),
@@ -470,6 +475,8 @@ mod tests {
             (r#"{"Dataplane":{"Uplink":"tin can"}}"#, "Dataplane.Uplink"),
             (r#"{"Dataplane":{"Idle":"never"}}"#, "Dataplane.Idle"),
             (r#"{"Dataplane":7}"#, "Dataplane"),
+            (r#"{"VhostFolder":"run/vhost"}"#, "VhostFolder"),
+            (r#"{"VhostFolder":"/run/a,b"}"#, "VhostFolder"),
         ] {
             let message = parse(text).unwrap_err().to_string();
             assert!(

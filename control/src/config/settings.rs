@@ -97,6 +97,8 @@ pub static SETTINGS: &[Setting] = &[
     net("Dataplane.HugepageMb", "hugepage-mb", "NETMANAGER_HUGEPAGE_MB", "MB", "Megabytes of hugepages; 0 for none"),
     net("Dataplane.Flows", "flows", "NETMANAGER_FLOWS", "COUNT", "Flows that the flow table holds"),
     net("SocketGroup", "socket-group", "NETMANAGER_SOCKET_GROUP", "GROUP", "The group that may use the unix socket (mode 0660), by name or number"),
+    net("VhostFolder", "vhost-folder", "NETMANAGER_VHOST_FOLDER", "FOLDER", "Where vhost-user sockets of virtual machines are made (/run/netmanager/vhost if not set)"),
+    net("VhostGroup", "vhost-group", "NETMANAGER_VHOST_GROUP", "GROUP", "The group that may use those sockets (mode 0660), by name or number"),
     net("ApiListen", "api-listen", "NETMANAGER_API_LISTEN", "ADDRESS:PORT", "Serve the same interface on TCP, too"),
     net("ApiToken", "api-token", "NETMANAGER_API_TOKEN", "TOKEN", "Bearer token that callers on TCP must show (in a process list, a flag is seen by all)"),
     net("LogMaxMb", "log-max-mb", "NETMANAGER_LOG_MAX_MB", "MB", "Size at which the log file is rotated"),

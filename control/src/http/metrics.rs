@@ -251,7 +251,13 @@ const POOLS: [Sampled<PoolView>; 2] = [
     ),
 ];
 
-const DEVICES: [Sampled<DeviceView>; 8] = [
+const DEVICES: [Sampled<DeviceView>; 9] = [
+    (
+        "device_up",
+        Gauge,
+        "1 if the device's link is up; of a vhost-user port, if a virtual machine is connected.",
+        |d| whole(u64::from(d.up)),
+    ),
     (
         "device_received_packets_total",
         Counter,

@@ -90,6 +90,8 @@ pub struct DeviceView {
     pub device: String,
     /// `uplink` or `access`.
     pub role: &'static str,
+    /// Whether its link is up; of a `vhost-user` port, whether a virtual machine is connected.
+    pub up: bool,
     /// Packets received.
     pub received_packets: u64,
     /// Their bytes.
@@ -135,6 +137,7 @@ impl From<DeviceCounts> for DeviceView {
         Self {
             device: device.device,
             role: device.role,
+            up: device.up,
             received_packets: counts.rx_packets,
             received_bytes: counts.rx_bytes,
             sent_packets: counts.tx_packets,
@@ -150,7 +153,7 @@ impl From<DeviceCounts> for DeviceView {
 /// One attached container's frames since it was attached.
 #[derive(Clone, Debug, Serialize)]
 pub struct PortView {
-    /// Host end of the veth pair.
+    /// Host end of the veth pair, or DPDK's name of the device.
     pub interface: String,
     /// The job.
     pub job: String,

@@ -9,9 +9,9 @@ use protocol::node_http::{Deploy, Deployed, Undeploy};
 use protocol::port_mapping;
 
 use super::{Key, Node, PATIENCE, Refusal, attachment};
-use crate::attach::namespace::Namespace;
+use crate::attach::namespace::{Namespace, inode_of_process};
 use crate::attach::undo::Undo;
-use crate::attach::{AttachError, unikernel, veth};
+use crate::attach::{AttachError, unikernel, veth, vhost};
 use crate::cluster_link::Command;
 use crate::firewall;
 use crate::forwarding::Pair;
@@ -25,6 +25,16 @@ pub enum Kind {
     Container,
     /// A virtual machine behind a network namespace of our making.
     Unikernel,
+}
+
+/// Where an instance's port leads.
+enum Way {
+    /// Into the network namespace of a process.
+    Process(i64),
+    /// Into a network namespace of our making.
+    Namespace,
+    /// To a machine's socket; the process that is watched, or 0.
+    Socket(i64),
 }
 
 /// How long a deploy waits for a node that comes back, and how often it looks.
@@ -66,12 +76,16 @@ impl Node {
                 shown(port)
             )));
         }
-        if kind == Kind::Container && request.pid <= 0 {
-            return Err(Refusal::bad(format!(
-                "pid {} is not a process",
-                request.pid
-            )));
-        }
+        let pid = request.pid;
+        let way = match kind {
+            Kind::Container if pid < 0 || pid == 0 && !request.vhost_user => {
+                return Err(Refusal::bad(format!("pid {pid} is not a process")));
+            }
+            Kind::Container if request.vhost_user => Way::Socket(pid),
+            Kind::Container => Way::Process(pid),
+            Kind::Unikernel if request.vhost_user => Way::Socket(0),
+            Kind::Unikernel => Way::Namespace,
+        };
         let node = Arc::clone(self);
         let key: Key = (job.as_str().to_owned(), request.instance_number);
         let task = tokio::spawn(async move {
@@ -80,13 +94,14 @@ impl Node {
             if node.stopping.load(Ordering::SeqCst) {
                 return Err(AttachError::Stopping);
             }
-            node.replace(key, request.pid, ports, kind).await
+            node.replace(key, way, ports).await
         });
         match task.await {
             Ok(Ok(container)) => Ok(Deployed {
                 service_name: container.job.clone(),
                 ns_address: container.v4,
                 ns_address_v6: container.v6,
+                vhost_user: self.machine_of(&container),
             }),
             Ok(Err(error)) => Err(Refusal::failed(error.to_string())),
             Err(error) => Err(Refusal::failed(format!("the deploy ended early: {error}"))),
@@ -115,18 +130,14 @@ impl Node {
     async fn replace(
         self: &Arc<Self>,
         key: Key,
-        pid: i64,
+        way: Way,
         ports: Vec<Published>,
-        kind: Kind,
     ) -> Result<Container, AttachError> {
         // Opened before anything is touched: a deploy that cannot be leaves the instance that runs alone.
-        let made = match kind {
-            Kind::Container => None,
-            Kind::Unikernel => Some(unikernel::namespace_name(&key.0, key.1)),
-        };
-        let process = match kind {
-            Kind::Container => Some(open_process(pid)?),
-            Kind::Unikernel => None,
+        let process = match way {
+            Way::Process(pid) => Some(open_process(pid)?),
+            Way::Socket(pid) if pid > 0 && !exists(pid) => return Err(AttachError::NoProcess(pid)),
+            Way::Socket(_) | Way::Namespace => None,
         };
         let existing = self.find(&key);
         if let Some(existing) = existing {
@@ -138,9 +149,17 @@ impl Node {
             self.release(&existing).await;
         }
         let mut undo = Undo::default();
-        let outcome = self
-            .attach(&key, pid, process, made, ports, &mut undo)
-            .await;
+        let outcome = match way {
+            Way::Process(pid) => {
+                self.attach(&key, pid, process, None, ports, &mut undo)
+                    .await
+            }
+            Way::Namespace => {
+                let made = Some(unikernel::namespace_name(&key.0, key.1));
+                self.attach(&key, 0, None, made, ports, &mut undo).await
+            }
+            Way::Socket(pid) => self.attach_machine(&key, pid, ports, &mut undo).await,
+        };
         match outcome {
             Ok(container) => {
                 tracing::info!(job = key.0, instance = key.1, addresses = %crate::host::show(container.namespace()), interface = container.interface, "attached");
@@ -230,23 +249,39 @@ impl Node {
             reserved_v6: address.v6,
             ports,
             made_namespace: made,
+            socket: None,
         };
         let attachment = attachment(&container);
         self.forward(move |forwarding| forwarding.attach(attachment))
             .await?;
-        let (node, ifindex) = (Arc::clone(self), container.ifindex);
+        self.undo_forwarding(container.ifindex, undo);
+        self.fault.at("forwarding")?;
+        self.enter(key, &container, undo).await?;
+        Ok(container)
+    }
+
+    pub(super) fn undo_forwarding(self: &Arc<Self>, port: u32, undo: &mut Undo) {
+        let node = Arc::clone(self);
         undo.push("detach from the data plane", async move {
-            node.forward(move |forwarding| forwarding.detach(ifindex))
+            node.forward(move |forwarding| forwarding.detach(port))
                 .await
                 .map(drop)
                 .map_err(|error| error.to_string())
         });
-        self.fault.at("forwarding")?;
-        self.publish(key, &container, undo).await?;
+    }
+
+    /// The last of an attach: books, rules and the state file know the container.
+    pub(super) async fn enter(
+        self: &Arc<Self>,
+        key: &Key,
+        container: &Container,
+        undo: &mut Undo,
+    ) -> Result<(), AttachError> {
+        self.publish(key, container, undo).await?;
         self.save().await?;
         self.fault.at("state")?;
         self.inner().reserved.retain(|(owner, _)| owner != key);
-        Ok(container)
+        Ok(())
     }
 
     /// Enters the container into the books and its ports into the rules.
@@ -318,7 +353,7 @@ impl Node {
             .retain(|container| container.job != key.0 || container.number != key.1);
     }
 
-    fn reserve_ports(
+    pub(super) fn reserve_ports(
         self: &Arc<Self>,
         key: &Key,
         ports: &[Published],
@@ -363,7 +398,10 @@ impl Node {
         Ok(())
     }
 
-    async fn reserve_address(self: &Arc<Self>, undo: &mut Undo) -> Result<Pair, AttachError> {
+    pub(super) async fn reserve_address(
+        self: &Arc<Self>,
+        undo: &mut Undo,
+    ) -> Result<Pair, AttachError> {
         let address = self.find_address().await?;
         let node = Arc::clone(self);
         undo.push("put the address back", async move {
@@ -480,6 +518,33 @@ impl Node {
         {
             complain("the data plane did not let go", &error);
         }
+        match &container.socket {
+            Some(socket) => {
+                if let Err(error) = vhost::remove(socket) {
+                    complain("its socket could not be removed", &error);
+                }
+            }
+            None => self.unplug(container, &complain).await,
+        }
+        {
+            let mut inner = self.inner();
+            inner.state.ledger.free(container.reserved(), now());
+        }
+        self.forget(&(container.job.clone(), container.number));
+        if !container.ports.is_empty()
+            && let Err(error) = self.refresh_rules().await
+        {
+            complain("its published ports could not be taken back", &error);
+        }
+        self.save_or_log().await;
+    }
+
+    /// Removes a container's veth pair and what was made for it.
+    async fn unplug(
+        &self,
+        container: &Container,
+        complain: &(impl Fn(&str, &dyn std::fmt::Display) + Sync),
+    ) {
         let unplug = async {
             match self.netlink.link(&container.interface).await? {
                 Some(link) => self.netlink.delete_link(link.index).await,
@@ -499,17 +564,6 @@ impl Node {
         {
             complain("its namespace could not be removed", &error);
         }
-        {
-            let mut inner = self.inner();
-            inner.state.ledger.free(container.reserved(), now());
-        }
-        self.forget(&(container.job.clone(), container.number));
-        if !container.ports.is_empty()
-            && let Err(error) = self.refresh_rules().await
-        {
-            complain("its published ports could not be taken back", &error);
-        }
-        self.save_or_log().await;
     }
 }
 
@@ -528,6 +582,10 @@ fn named_twice(ports: &[Published]) -> Option<&Published> {
 
 fn shown(port: &Published) -> String {
     format!("{}/{}", port.host, if port.udp { "udp" } else { "tcp" })
+}
+
+fn exists(pid: i64) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| inode_of_process(pid).is_some())
 }
 
 fn open_process(pid: i64) -> Result<Namespace, AttachError> {

@@ -5,6 +5,7 @@
 
 mod dataplane_status;
 mod deploy;
+mod machine;
 mod register;
 mod stop;
 mod watch;
@@ -13,6 +14,7 @@ pub use dataplane_status::{
     DataplaneStatus, DeviceView, PolicyView, PoolView, PortView, RoleView, ServiceView, WorkerView,
 };
 pub use deploy::Kind;
+pub use machine::MachineView;
 pub use stop::purge_without_daemon;
 
 use std::collections::HashMap;
@@ -27,7 +29,7 @@ use tokio::sync::mpsc;
 
 use crate::attach::Fault;
 use crate::attach::namespace::{Namespace, host_mounts, inode_of_process};
-use crate::attach::unikernel;
+use crate::attach::{unikernel, vhost};
 use crate::cluster_link::{ClusterLink, Command, LinkStatus, Sequence};
 use crate::config::{NetConfig, TunConfig};
 use crate::dns::{Dns, DnsStatus, Names};
@@ -36,7 +38,7 @@ use crate::forwarding::{AccessKind, Attachment, Event, Forwarding};
 use crate::host;
 use crate::host_firewall;
 use crate::instance;
-use crate::netlink::Netlink;
+use crate::netlink::{Link, Netlink};
 use crate::state::{Container, Published, State, StateError, StateFile, boot_id};
 
 /// What a node is started with.
@@ -189,12 +191,15 @@ pub struct ContainerStatus {
     pub instance: u32,
     /// Namespace IPs.
     pub addresses: String,
-    /// Host end of the veth pair.
+    /// Host end of the veth pair, or DPDK's name of the device.
     pub interface: String,
     /// Process.
     pub pid: i32,
     /// Published ports, as `host:container/transport`.
     pub ports: Vec<String>,
+    /// The port of a virtual machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhost_user: Option<MachineView>,
 }
 
 impl Node {
@@ -454,15 +459,12 @@ impl Node {
             containers
         };
         let links = self.netlink.links().await.unwrap_or_default();
-        let stands = |container: &Container| {
-            links
-                .iter()
-                .any(|link| link.index == container.ifindex && link.name == container.interface)
-                && still_lives(container)
-        };
+        let stands =
+            |container: &Container| is_plugged(container, &links) && still_lives(container);
         let (alive, dead): (Vec<_>, Vec<_>) = containers.into_iter().partition(stands);
         // All in one transaction: a program's run for each would take seconds where there are hundreds.
-        let interfaces: Vec<String> = alive.iter().map(|one| one.interface.clone()).collect();
+        let wired = alive.iter().filter(|one| one.socket.is_none());
+        let interfaces: Vec<String> = wired.map(|one| one.interface.clone()).collect();
         let shielded = self.firewall.shield_all(&interfaces).await.is_ok();
         let dead = dead.into_iter().map(|container| (container, false));
         for (container, alive) in alive.into_iter().map(|one| (one, true)).chain(dead) {
@@ -490,6 +492,9 @@ impl Node {
     }
 
     async fn attach_again(&self, container: &Container, shielded: bool) -> Result<(), String> {
+        if container.socket.is_some() {
+            return self.attach_machine_again(container).await;
+        }
         if !shielded {
             // Which of them is to blame shows one by one.
             self.firewall
@@ -505,7 +510,7 @@ impl Node {
         Ok(())
     }
 
-    /// Removes what an interrupted deploy left behind: host ends, and namespaces made for unikernels.
+    /// Removes what an interrupted deploy left behind: host ends, sockets, and namespaces made for unikernels.
     async fn sweep(&self) {
         let made = std::mem::take(&mut self.inner().state.making);
         for name in made {
@@ -518,13 +523,12 @@ impl Node {
             }
         }
         let prefix = instance::interface_prefix(&self.options.instance);
-        let known: Vec<String> = self
-            .inner()
-            .state
-            .containers
+        let containers = self.inner().state.containers.clone();
+        let known: Vec<String> = containers
             .iter()
             .map(|container| container.interface.clone())
             .collect();
+        self.sweep_sockets(&containers);
         for link in self.netlink.links().await.unwrap_or_default() {
             if link.name.starts_with(&prefix) && !known.contains(&link.name) {
                 tracing::info!(
@@ -539,6 +543,13 @@ impl Node {
         if let Err(error) = self.firewall.keep_shields(&known).await {
             tracing::warn!(%error, "rules of interfaces that are gone could not be removed");
         }
+    }
+
+    fn sweep_sockets(&self, containers: &[Container]) {
+        let sockets = containers.iter().filter_map(|one| one.socket.as_deref());
+        let used: Vec<&std::path::Path> = sockets.collect();
+        let folder = &self.options.net.vhost.folder;
+        vhost::sweep(folder, &self.options.instance, &used);
     }
 
     /// What people want to know.
@@ -600,6 +611,7 @@ impl Node {
                             )
                         })
                         .collect(),
+                    vhost_user: MachineView::of(container, dataplane.as_ref()),
                 })
                 .collect(),
             dataplane: dataplane.map(Into::into),
@@ -624,8 +636,20 @@ impl Node {
     }
 }
 
+/// Whether a container's veth pair is there; a machine's port is the data plane's alone.
+fn is_plugged(container: &Container, links: &[Link]) -> bool {
+    container.socket.is_some()
+        || links
+            .iter()
+            .any(|link| link.index == container.ifindex && link.name == container.interface)
+}
+
 /// Whether a container's process still has the namespace that was attached.
 fn still_lives(container: &Container) -> bool {
+    if container.socket.is_some() && container.pid == 0 {
+        // Nobody said which process it is.
+        return true;
+    }
     match &container.made_namespace {
         Some(name) => {
             Namespace::named(name).is_ok_and(|namespace| namespace.inode() == container.netns)
@@ -636,9 +660,14 @@ fn still_lives(container: &Container) -> bool {
 
 fn attachment(container: &Container) -> Attachment {
     Attachment {
-        port: AccessKind::Packet {
-            ifindex: container.ifindex,
-            interface: container.interface.clone(),
+        port: match &container.socket {
+            Some(socket) => AccessKind::Ethdev {
+                devargs: vhost::devargs(&container.interface, socket),
+            },
+            None => AccessKind::Packet {
+                ifindex: container.ifindex,
+                interface: container.interface.clone(),
+            },
         },
         mac: container.mac,
         namespace: container.namespace(),

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::{Node, Options, StartError};
-use crate::attach::unikernel;
+use crate::attach::{unikernel, vhost};
 use crate::cluster_link::{self, Command};
 use crate::firewall::Firewall;
 use crate::netlink::Netlink;
@@ -100,6 +100,7 @@ impl Node {
             tracing::warn!(%error, "the rules could not be removed");
         }
         host_firewall::close(&self.options.tun.host_interface).await;
+        self.sweep_sockets(&[]);
         let changed = std::mem::take(&mut self.inner().state.sysctls);
         host::restore_settings(&changed);
     }
@@ -130,6 +131,16 @@ pub async fn purge_without_daemon(options: Options) -> Result<(), StartError> {
             tracing::warn!(%error, "an interface could not be removed");
         }
     }
+    for socket in state
+        .containers
+        .iter()
+        .filter_map(|one| one.socket.as_deref())
+    {
+        if let Err(error) = vhost::remove(socket) {
+            tracing::warn!(%error, "a socket could not be removed");
+        }
+    }
+    vhost::sweep(&options.net.vhost.folder, &options.instance, &[]);
     let firewall = Firewall::new(&options.instance, &options.tun.host_interface);
     if let Err(error) = firewall.clear().await {
         tracing::warn!(%error, "the rules could not be removed");

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use rtnetlink::MulticastGroup;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Key, Node, still_lives};
+use super::{Key, Node, is_plugged, still_lives};
 use crate::cluster_link::Command;
 use crate::dns::Lookup;
 use crate::forwarding::{Answer, CommandError, Event, Query};
@@ -85,10 +85,7 @@ impl Node {
             return;
         };
         for container in containers {
-            let linked = links
-                .iter()
-                .any(|link| link.index == container.ifindex && link.name == container.interface);
-            if !linked || !still_lives(&container) {
+            if !is_plugged(&container, &links) || !still_lives(&container) {
                 let key: Key = (container.job.clone(), container.number);
                 self.detach(&key, Some(container.ifindex)).await;
             }

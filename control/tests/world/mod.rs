@@ -3,9 +3,11 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod api;
+pub mod killed;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -79,6 +81,8 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 pub struct Recorder {
     pub subnets: Mutex<Vec<Subnet>>,
     pub attached: Mutex<HashMap<u32, Attachment>>,
+    /// What listens for virtual machines, by the port's number.
+    pub sockets: Mutex<Vec<(u32, Option<UnixListener>)>>,
     pub jobs: Mutex<HashMap<String, JobRoutes>>,
     pub unresolvable: Mutex<Vec<IpAddr>>,
     pub next_hops: Mutex<HashMap<IpAddr, NextHop>>,
@@ -111,16 +115,32 @@ impl Forwarding for Recorder {
     }
     fn attach(&self, attachment: Attachment) -> Result<u32, CommandError> {
         let mut attached = self.attached.lock().unwrap();
-        let AccessKind::Packet { ifindex, interface } = attachment.port.clone() else {
-            return Err(CommandError::Kernel("containers have veth ends".to_owned()));
+        let (number, name) = match attachment.port.clone() {
+            AccessKind::Packet { ifindex, interface } => (ifindex, interface),
+            AccessKind::Ethdev { devargs } => {
+                let (name, path) = devargs.split_once(",iface=").unwrap();
+                let path = path.split(',').next().unwrap();
+                // As DPDK's driver does.
+                let listener = UnixListener::bind(path)
+                    .map_err(|error| CommandError::Kernel(format!("{path}: {error}")))?;
+                let mut sockets = self.sockets.lock().unwrap();
+                let number = (1 << 31) | u32::try_from(sockets.len()).unwrap();
+                sockets.push((number, Some(listener)));
+                (number, name.to_owned())
+            }
         };
-        if attached.contains_key(&ifindex) {
-            return Err(CommandError::Attached(interface));
+        if attached.contains_key(&number) {
+            return Err(CommandError::Attached(name));
         }
-        attached.insert(ifindex, attachment);
-        Ok(ifindex)
+        attached.insert(number, attachment);
+        Ok(number)
     }
     fn detach(&self, port: u32) -> Result<bool, CommandError> {
+        for (number, listener) in self.sockets.lock().unwrap().iter_mut() {
+            if *number == port {
+                *listener = None;
+            }
+        }
         Ok(self.attached.lock().unwrap().remove(&port).is_some())
     }
     fn set_jobs(&self, jobs: Vec<JobRoutes>) -> Vec<Result<(), CommandError>> {
@@ -512,6 +532,7 @@ pub async fn deploy(
         service_name: job.to_owned(),
         instance_number: number,
         port_mappings: ports.to_owned(),
+        vhost_user: false,
     };
     node.deploy(request, Kind::Container).await
 }

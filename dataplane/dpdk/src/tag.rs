@@ -23,7 +23,7 @@ pub(crate) fn register() -> Option<()> {
         flags: 0,
     };
     for (to, from) in field.name.iter_mut().zip(c"oakestra_tag".to_bytes()) {
-        *to = from.cast_signed();
+        *to = std::ffi::c_char::from_ne_bytes([*from]);
     }
     // SAFETY: the description is valid for the call, and EAL is initialised.
     let offset = unsafe { sys::rte_mbuf_dynfield_register(&raw const field) };

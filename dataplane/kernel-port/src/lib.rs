@@ -14,6 +14,7 @@
 //! | [`access`] | all containers of a worker behind one unbound packet socket |
 //! | [`tunnel`] | the contract's datagrams, many to a system call |
 //! | [`tap`] | the way between containers and the node itself |
+//! | [`tun`] | packets one by one, for comparison |
 //! | [`vnet`] | `virtio_net_hdr` to [`dpdk::Offload`] and back |
 //! | [`filter`] | interface index to worker, as a classic BPF program |
 //! | [`waiter`] | sleeping on descriptors, and being woken |
@@ -34,6 +35,7 @@ mod ring;
 mod stats;
 mod syscall;
 pub mod tap;
+pub mod tun;
 pub mod tunnel;
 pub mod vnet;
 pub mod waiter;

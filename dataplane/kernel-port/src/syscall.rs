@@ -272,7 +272,7 @@ pub(crate) fn discard(fd: BorrowedFd<'_>) -> bool {
     result >= 0
 }
 
-/// A TAP queue of the interface `name`; also what the kernel made of its flags.
+/// A TAP queue, or a TUN, of the interface `name`; also what the kernel made of its flags.
 pub(crate) fn attach_tap(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Result<()> {
     let mut request = interface_request(name)?;
     request.ifr_ifru.ifru_flags = i16::from_ne_bytes((flags as u16).to_ne_bytes());

@@ -33,6 +33,11 @@ fn refused(error: PortError) -> CommandError {
         PortError::Exists(name) | PortError::InUse(name) => {
             CommandError::Attached(format!("device {name}"))
         }
+        PortError::Attach(devargs, errno) if devargs.starts_with("net_vhost") => {
+            CommandError::Kernel(format!(
+                "device {devargs:?} ({errno}): DPDK has no vhost-user driver here, or it refused; install librte-net-vhost23, restart, and look at DPDK's lines in the log"
+            ))
+        }
         other => CommandError::Kernel(other.to_string()),
     }
 }

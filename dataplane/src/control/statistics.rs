@@ -112,6 +112,7 @@ impl Controller {
                 Some(DeviceCounts {
                     device: port.name().to_owned(),
                     role,
+                    up: port.link().is_ok_and(|link| link.up),
                     counts: port.stats().ok()?,
                 })
             })

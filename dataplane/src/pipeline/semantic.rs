@@ -6,7 +6,7 @@
 use arrayvec::ArrayVec;
 use net::address::Address;
 use net::answer::Failure;
-use net::packet::{Icmp, TcpFlags};
+use net::packet::{Icmp, Protocol, TcpFlags};
 use net::rewrite::AddressChange;
 
 use super::fragments::Decision;
@@ -14,7 +14,7 @@ use super::{Origin, Output, Packet, Pipeline};
 use crate::counters::Counter;
 use crate::observe::trace::Note;
 use crate::policy;
-use crate::tables::flows::{Place, Tuple};
+use crate::tables::flows::{Place, Refused, Tuple};
 use crate::tables::region::{Backend, BackendRef, Location};
 use crate::tables::routes::{BackendSet, Members, Route};
 use crate::tables::slots::AccessSlot;
@@ -101,6 +101,7 @@ impl<O: Output> Pipeline<'_, O> {
             Some(Route::Instance(id)) => match self.tables.region.backend_at(id) {
                 Some((_, backend)) => {
                     self.note(&packet.mbuf, Note::Instance(id));
+                    self.answered_directly(&key, packet.headers.tcp_flags);
                     self.translate(packet, own, id, &backend);
                 }
                 None => self.unreachable(packet, Counter::NoBackend),
@@ -114,6 +115,15 @@ impl<O: Output> Pipeline<'_, O> {
                 let destination = packet.headers.destination;
                 self.wait(packet, destination);
             }
+        }
+    }
+
+    /// The answers to what is sent to an Instance IP need no flow, and must meet none that the same ports had before.
+    #[inline(always)]
+    pub(super) fn answered_directly(&self, key: &Tuple, flags: TcpFlags) {
+        // Of a connection, only its beginning.
+        if key.protocol != Protocol::TCP || flags.any(TcpFlags::SYN) {
+            self.shard.supersede(&key.answered());
         }
     }
 
@@ -149,6 +159,8 @@ impl<O: Output> Pipeline<'_, O> {
         let v4 = key.source.is_v4();
         let set = BackendSet::at(&self.tables.arena, set);
         let mut ambiguous: ArrayVec<u32, 8> = ArrayVec::new();
+        // The first backend whose answers could not be told from another flow's.
+        let mut contested = None;
         let Some(policy) = set.policy() else {
             return Begun::NoBackend;
         };
@@ -169,10 +181,18 @@ impl<O: Output> Pipeline<'_, O> {
                 });
             tally.asked(policy, picked.is_some());
             let Some((reference, backend)) = picked else {
-                tally.count_service(service, OfService::Refused);
-                return match ambiguous.is_empty() {
-                    true => Begun::NoBackend,
-                    false => Begun::Ambiguous,
+                let Some((reference, backend, reverse)) = contested else {
+                    tally.count_service(service, OfService::Refused);
+                    return Begun::NoBackend;
+                };
+                // Where there are no connections, whoever was asked last answers.
+                self.shard.supersede(&reverse);
+                return match self.shard.open(key, reference, &reverse, self.now) {
+                    Ok(place) => self.begun(service, place, reference, backend, policy, set.len()),
+                    Err(Refused::Ambiguous) => {
+                        tally.count_service(service, OfService::Refused);
+                        Begun::Ambiguous
+                    }
                 };
             };
             let reverse = Tuple {
@@ -183,21 +203,35 @@ impl<O: Output> Pipeline<'_, O> {
                 protocol: key.protocol,
             };
             if let Ok(place) = self.shard.open(key, reference, &reverse, self.now) {
-                self.shard.set_service(place, service);
-                tally.count_service(service, OfService::Opened);
-                self.counters.count(Counter::FlowsOpened);
-                return Begun::Flow {
-                    place,
-                    reference,
-                    backend,
-                    policy,
-                    turns: set.len(),
-                };
+                return self.begun(service, place, reference, backend, policy, set.len());
             }
+            contested = contested.or(Some((reference, backend, reverse)));
             if ambiguous.try_push(reference.id).is_err() {
                 tally.count_service(service, OfService::Refused);
                 return Begun::Ambiguous;
             }
+        }
+    }
+
+    fn begun(
+        &self,
+        service: u32,
+        place: Place,
+        reference: BackendRef,
+        backend: Backend,
+        policy: policy::Policy,
+        turns: usize,
+    ) -> Begun {
+        self.shard.set_service(place, service);
+        let counters = &self.counters;
+        counters.tally.count_service(service, OfService::Opened);
+        counters.count(Counter::FlowsOpened);
+        Begun::Flow {
+            place,
+            reference,
+            backend,
+            policy,
+            turns,
         }
     }
 

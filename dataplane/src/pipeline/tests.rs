@@ -17,6 +17,7 @@ mod orphans;
 mod packets;
 mod path_mtu;
 mod plan;
+mod same_ports;
 pub(crate) mod stage;
 mod tunnelled;
 mod workers;

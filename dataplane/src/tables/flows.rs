@@ -65,6 +65,19 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// The same packet's answer: both ends changed places.
+    #[inline]
+    #[must_use]
+    pub fn answered(&self) -> Tuple {
+        Tuple {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+        }
+    }
+
     fn ports(&self) -> u32 {
         (u32::from(self.source_port) << 16) | u32::from(self.destination_port)
     }
@@ -603,6 +616,29 @@ impl<'a> Shard<'a> {
     pub fn is_closed(&self, place: Place) -> bool {
         self.slot(place.0 as usize)
             .is_some_and(|w| Self::phase(w) == Phase::Closed)
+    }
+
+    /// Ends the flow whose answers look like `reverse`, unless it is a connection that is not over: what its client
+    /// sends now is sent to another address of the same backend, from the same ports, and the backend's answers are
+    /// from that address.
+    #[inline]
+    pub fn supersede(&self, reverse: &Tuple) {
+        if self.may_have_flows(reverse.destination) {
+            self.supersede_one(reverse);
+        }
+    }
+
+    #[inline(never)]
+    fn supersede_one(&self, reverse: &Tuple) {
+        let connected = matches!(reverse.protocol, Protocol::TCP | Protocol::SCTP);
+        if let Some(at) = self.find(reverse, REVERSE)
+            && !(connected
+                && self
+                    .slot(at)
+                    .is_some_and(|w| Self::phase(w) != Phase::Closed))
+        {
+            self.remove(Self::place(at));
+        }
     }
 
     /// Opens a flow: the client's packets (`forward`) go to `backend`, whose answers look like `reverse`.

@@ -50,6 +50,41 @@ const TELLING: [(&str, &str, &str); 8] = [
     ),
 ];
 
+/// The sockets of virtual machines.
+fn machines(patient: &Patient<'_>, report: &mut Report) {
+    const CHECK: &str = "vhost-user";
+    let mut connected = 0;
+    for container in patient.list("containers") {
+        let machine = &container["vhost_user"];
+        let Some(socket) = machine["socket"].as_str() else {
+            continue;
+        };
+        let whose = format!(
+            "{} instance {}",
+            container["job"].as_str().unwrap_or("-"),
+            container["instance"]
+        );
+        if !std::path::Path::new(socket).exists() {
+            report.fail(
+                CHECK,
+                format!("the socket {socket} of {whose} is gone, and its machine cannot connect"),
+                "systemctl restart netmanager makes it again; what cleans that folder up?",
+            );
+        } else if machine["connected"] == false {
+            report.warn(
+                CHECK,
+                format!("no machine is connected to {socket} of {whose}"),
+                "start it, with reconnect=1 at its socket; its user must be in VhostGroup",
+            );
+        } else {
+            connected += 1;
+        }
+    }
+    if connected > 0 {
+        report.ok(CHECK, format!("{connected} machines are connected"));
+    }
+}
+
 pub(super) fn look(patient: &Patient<'_>, report: &mut Report) {
     let (Some(before), Some(after)) = (&patient.status, &patient.later) else {
         return;
@@ -116,6 +151,7 @@ pub(super) fn look(patient: &Patient<'_>, report: &mut Report) {
     if quiet {
         report.ok("drops", "none that mean trouble here");
     }
+    machines(patient, report);
     for device in dataplane["devices"].as_array().into_iter().flatten() {
         let missed = device["missed"].as_u64().unwrap_or(0);
         if missed > 0 {

@@ -22,6 +22,18 @@ const GATEWAY_BITS: u64 = {
     u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 };
 
+#[inline(always)]
+fn key<F: Plane>(plain: &Plain<F>) -> Tuple {
+    let [a, b, c, d] = plain.ports.to_be_bytes();
+    Tuple {
+        source: plain.addresses.source(),
+        destination: plain.addresses.destination(),
+        source_port: u16::from_be_bytes([a, b]),
+        destination_port: u16::from_be_bytes([c, d]),
+        protocol: plain.protocol,
+    }
+}
+
 impl<O: Output> Pipeline<'_, O> {
     /// Frames from containers, each with its interface's index; all are taken.
     pub fn burst_from_access(&mut self, frames: &mut Vec<(Mbuf, u32)>) {
@@ -206,7 +218,13 @@ impl<O: Output> Pipeline<'_, O> {
             Step::Flow {
                 backend, service, ..
             } if service != 0 => (self.records.get(backend), service),
-            Step::Backend(id) => (self.records.at(id), 0),
+            Step::Backend(id) => {
+                // A connection's beginning is not plain.
+                if plain.protocol == Protocol::UDP {
+                    self.shard.supersede(&key(plain).answered());
+                }
+                (self.records.at(id), 0)
+            }
             Step::Service { service, set, .. } if F::has_instance(port) => {
                 match self.begin_lane(plain, service, set) {
                     // A packet before it in this burst has opened it.
@@ -284,14 +302,7 @@ impl<O: Output> Pipeline<'_, O> {
 
     #[inline(never)]
     fn begin_lane<F: Plane>(&mut self, plain: &Plain<F>, service: u32, set: u32) -> Option<Begun> {
-        let [a, b, c, d] = plain.ports.to_be_bytes();
-        let key = Tuple {
-            source: plain.addresses.source(),
-            destination: plain.addresses.destination(),
-            source_port: u16::from_be_bytes([a, b]),
-            destination_port: u16::from_be_bytes([c, d]),
-            protocol: plain.protocol,
-        };
+        let key = key(plain);
         match self.shard.forward(&key, self.now) {
             Some(_) => None,
             None => Some(self.begin_flow(&key, service, set)),

@@ -6,24 +6,22 @@
 
 #![forbid(unsafe_code)]
 
-mod kernel;
-mod ours;
 mod report;
-mod testpmd;
-mod way;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::{Parser, ValueEnum};
 use perf::Spread;
+use perf::ways::ours::Ours;
+use perf::ways::{
+    Field, Idle, Laid, Means, Nodes, Peer, RoundTrips, Sending, Settings, Way, kernel, ours,
+    testpmd,
+};
 
-use ours::Ours;
 use report::{Check, Report, Row};
-use testpmd::Forwarded;
-use way::{Means, RoundTrips, Sending, Way};
 
 /// Throughput and round trips between containers, beside the kernel and testpmd.
 #[derive(Parser)]
@@ -87,20 +85,18 @@ const CROWD: usize = 250;
 /// Datagrams that a container of a crowd hands over by one system call.
 const CROWD_BURST: usize = 16;
 
-const OURS: &str = "ours";
-const KERNEL: &str = "kernel";
-const TESTPMD: &str = "testpmd";
+const OURS: &str = ours::NAME;
+const KERNEL: &str = kernel::NAME;
+const TESTPMD: &str = testpmd::NAME;
 const PEERS: [&str; 3] = [OURS, KERNEL, TESTPMD];
+const KINDS: [Peer; 3] = [Peer::Ours, Peer::Kernel, Peer::Testpmd];
 
 /// Everything that is measured.
 struct Bench {
     arguments: Arguments,
-    kernel: [Way; 2],
-    testpmd: Result<[Forwarded; 2], String>,
     /// Why a peer has no value for some round of the case.
     failed: BTreeMap<&'static str, String>,
-    // Last: it takes all down.
-    ours: Ours,
+    field: Field,
 }
 
 const NOT_ASKED: &str = "not asked for";
@@ -114,60 +110,52 @@ type Values<T> = BTreeMap<&'static str, BTreeMap<u16, T>>;
 
 impl Bench {
     fn up(arguments: Arguments) -> Result<Bench> {
-        say(&arguments, "starting managers, nodes and containers");
-        let ours = Ours::up(&arguments.idle)?;
-        let means = ours.means();
-        let kernel = kernel::lay(means.run)?;
-        for way in [&kernel[0], &kernel[1]] {
-            // It ends with the run.
-            let _server = way.serve(means)?;
-        }
-        let testpmd = match testpmd::missing() {
-            Some(why) => Err(why.to_owned()),
-            None if !asked(&arguments, TESTPMD) => Err(NOT_ASKED.to_owned()),
-            None => Ok(testpmd::lay(means.run)?),
+        // Ours is here in any case: what is measured of others is measured beside it.
+        let peers: Vec<_> = KINDS
+            .into_iter()
+            .filter(|&peer| peer == Peer::Ours || asked(&arguments, peer.name()))
+            .collect();
+        let settings = Settings {
+            idle: match arguments.idle.as_str() {
+                "spin" => Idle::Spin,
+                _ => Idle::Backoff,
+            },
+            ..Settings::default()
         };
-        let mut bench = Bench {
+        let field = Field::lay(&peers, settings, |text| say(&arguments, text))?;
+        let bench = Bench {
             arguments,
-            kernel,
-            testpmd,
             failed: BTreeMap::new(),
-            ours,
+            field,
         };
-        let means = bench.ours.means();
-        for way in bench
-            .ours
-            .ways
-            .iter()
-            .chain([&bench.ours.aside])
-            .chain(&bench.kernel)
-        {
-            way.wait(means)?;
-        }
-        if let Ok(forwarded) = &mut bench.testpmd {
-            for forwarded in forwarded {
-                let awake = forwarded.wake()?;
-                let _server = awake.way().serve(means)?;
-                awake.way().wait(means)?;
-            }
-        }
+        let awake = bench.laid(Peer::Ours)?.wake(Nodes::Two)?;
+        bench.ours()?.aside.wait(bench.field.means())?;
+        drop(awake);
         Ok(bench)
+    }
+
+    fn ours(&self) -> Result<&Ours> {
+        self.field.ours().context("our system")
+    }
+
+    fn laid(&self, peer: Peer) -> Result<&Laid> {
+        self.field.peer(peer).context("a peer that was laid")
     }
 
     /// Measures all peers on one node (0) or across two (1), in turn, a different one first each time.
     fn rounds<T>(
         &mut self,
         case: Case,
-        nodes: usize,
+        nodes: Nodes,
         measure: impl Fn(&Way, Means<'_>) -> Result<T>,
     ) -> Result<Values<T>> {
-        let means = self.ours.means();
+        let means = self.field.means();
         let mut values: Values<T> = BTreeMap::new();
         self.failed.clear();
         for round in 0..self.arguments.pairs {
-            for turn in 0..3 {
-                let peer = PEERS[usize::from((round + turn) % 3)];
-                if !asked(&self.arguments, peer) {
+            for laid in self.field.turn(round.into()) {
+                let peer = laid.name();
+                if !asked(&self.arguments, peer) || laid.absent(nodes).is_some() {
                     continue;
                 }
                 say(
@@ -179,15 +167,7 @@ impl Bench {
                         self.arguments.pairs
                     ),
                 );
-                let value = match (peer, &mut self.testpmd) {
-                    (OURS, _) => measure(&self.ours.ways[nodes], means),
-                    (KERNEL, _) => measure(&self.kernel[nodes], means),
-                    (_, Ok(forwarded)) => {
-                        let awake = forwarded[nodes].wake()?;
-                        measure(awake.way(), means)
-                    }
-                    (_, Err(_)) => continue,
-                };
+                let value = laid.wake(nodes).and_then(|way| measure(&way, means));
                 match value {
                     Ok(value) => {
                         values.entry(peer).or_default().insert(round, value);
@@ -210,11 +190,12 @@ impl Bench {
             .into_iter()
             .filter(|peer| !asked(&self.arguments, peer))
             .map(|peer| (peer, NOT_ASKED.to_owned()));
-        let why = self.testpmd.as_ref().err();
-        left_out
-            .chain(self.failed.clone())
-            .chain(why.map(|why| (TESTPMD, why.clone())))
-            .collect()
+        let absent = self
+            .field
+            .peers()
+            .iter()
+            .filter_map(|laid| Some((laid.name(), laid.absent(Nodes::One)?.to_owned())));
+        left_out.chain(self.failed.clone()).chain(absent).collect()
     }
 
     fn row(
@@ -245,14 +226,17 @@ impl Bench {
 
     fn run(&mut self, case: Case) -> Result<Row> {
         let seconds = self.arguments.seconds;
-        let nodes = usize::from(matches!(
-            case,
-            Case::TwoTcp | Case::TwoUdp64 | Case::TwoRttP99
-        ));
+        let nodes = match case {
+            Case::TwoTcp | Case::TwoUdp64 | Case::TwoRttP99 => Nodes::Two,
+            _ => Nodes::One,
+        };
         match case {
             Case::OneTcp | Case::TwoTcp => {
                 let values = self.rounds(case, nodes, |way, means| way.tcp(means, seconds))?;
-                let target = [0.85, 0.7][nodes];
+                let target = match nodes {
+                    Nodes::One => 0.85,
+                    Nodes::Two => 0.7,
+                };
                 let check = Check::at_least("by the kernel's", ratios(&values, KERNEL), target);
                 Ok(self.row(case, "Gbit/s", &values, vec![check]))
             }
@@ -261,8 +245,8 @@ impl Bench {
                     way.udp(means, seconds, &Sending::ALL)
                 })?;
                 let check = match nodes {
-                    0 => Check::at_least("by testpmd's", ratios(&values, TESTPMD), 0.9),
-                    _ => Check::at_least("by the kernel's", ratios(&values, KERNEL), 1.2),
+                    Nodes::One => Check::at_least("by testpmd's", ratios(&values, TESTPMD), 0.9),
+                    Nodes::Two => Check::at_least("by the kernel's", ratios(&values, KERNEL), 1.2),
                 };
                 Ok(self.row(case, "datagrams/s", &values, vec![check]))
             }
@@ -272,9 +256,12 @@ impl Bench {
         }
     }
 
-    fn round_trips(&mut self, case: Case, nodes: usize) -> Result<Row> {
+    fn round_trips(&mut self, case: Case, nodes: Nodes) -> Result<Row> {
         let seconds = self.arguments.seconds;
-        let most = self.ours.ways[nodes].udp(self.ours.means(), seconds, &Sending::ALL)?;
+        let means = self.field.means();
+        let way = self.laid(Peer::Ours)?.wake(nodes)?;
+        let most = way.udp(means, seconds, &Sending::ALL)?;
+        drop(way);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
         let load = (most / 2.0).round() as u64;
         let values = self.rounds(case, nodes, |way, means| {
@@ -297,7 +284,10 @@ impl Bench {
         };
         let idle = each(|[idle, _]| idle.p99);
         let loaded = each(|[_, loaded]| loaded.p99);
-        let target = [1.2, 1.5][nodes];
+        let target = match nodes {
+            Nodes::One => 1.2,
+            Nodes::Two => 1.5,
+        };
         let checks = vec![
             Check::at_most("idle, by the kernel's", ratios(&idle, KERNEL), target),
             Check::at_most(
@@ -323,7 +313,8 @@ impl Bench {
 
     fn gather(&mut self) -> Result<()> {
         let arguments = &self.arguments;
-        self.ours.gather(CROWD, |count| {
+        let (_awake, ours) = self.field.ours_mut()?;
+        ours.gather(CROWD, |count| {
             if count % 25 == 0 {
                 say(
                     arguments,
@@ -338,6 +329,10 @@ impl Bench {
         self.gather()?;
         let seconds = self.arguments.seconds;
         let (mut share, mut with, mut without) = (Vec::new(), Vec::new(), Vec::new());
+        let (laid, aside) = (self.laid(Peer::Ours)?, &self.ours()?.aside);
+        let _both = laid.wake(Nodes::Two)?;
+        let first = laid.lane(Nodes::One).map_err(|why| anyhow!("{why}"))?;
+        let means = self.field.means();
         for round in 0..self.arguments.pairs {
             say(
                 &self.arguments,
@@ -348,15 +343,11 @@ impl Bench {
                     self.arguments.pairs
                 ),
             );
-            let (start, before) = (Instant::now(), self.ours.cpu_time()?);
+            let (start, before) = (Instant::now(), first.cpu_time()?);
             std::thread::sleep(Duration::from_secs_f64(seconds));
-            let used = self.ours.cpu_time()?.saturating_sub(before);
+            let used = first.cpu_time()?.saturating_sub(before);
             share.push(used.as_secs_f64() / start.elapsed().as_secs_f64() * 100.0);
-            let means = self.ours.means();
-            let mut measures = [
-                (&self.ours.ways[0], &mut with),
-                (&self.ours.aside, &mut without),
-            ];
+            let mut measures = [(&first.way, &mut with), (aside, &mut without)];
             if round % 2 == 1 {
                 measures.reverse();
             }
@@ -397,9 +388,10 @@ impl Bench {
             inside,
         };
         let kinds = [
-            sending(self.ours.crowd()),
-            sending(vec![self.ours.client()]),
+            sending(self.ours()?.crowd()),
+            sending(vec![self.ours()?.client()]),
         ];
+        let way = self.laid(Peer::Ours)?.wake(Nodes::One)?;
         let (mut all, mut one) = (Vec::new(), Vec::new());
         for round in 0..self.arguments.pairs {
             say(
@@ -416,7 +408,7 @@ impl Bench {
                 measures.reverse();
             }
             for (sending, values) in measures {
-                values.push(self.ours.ways[0].udp(self.ours.means(), seconds, sending)?);
+                values.push(way.udp(self.field.means(), seconds, sending)?);
             }
         }
         let ratios = all.iter().zip(&one).map(|(all, one)| all / one);
@@ -498,8 +490,7 @@ fn main() -> Result<()> {
     let json = arguments.json;
     let mut bench = Bench::up(arguments)?;
     let (report, outcome) = measure(&mut bench);
-    drop(bench.testpmd);
-    let down = bench.ours.down();
+    let down = bench.field.down();
     // After a signal its thread takes all down and ends the process.
     journeys::signals::let_it_finish();
     if json {

@@ -59,7 +59,8 @@ pub fn poll(target: SocketAddr, connections: u32, limit: Duration) -> Result<()>
     })
 }
 
-fn request(target: SocketAddr, limit: Duration) -> Result<u32> {
+/// One request over a connection of its own: the instance that answered.
+pub fn request(target: SocketAddr, limit: Duration) -> Result<u32> {
     let mut stream = TcpStream::connect_timeout(&target, limit).context("connecting")?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;

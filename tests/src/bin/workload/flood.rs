@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
+use nix::sys::socket::{
+    MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg, setsockopt, sockopt,
+};
 use serde_json::{Value, json};
 
 use crate::bulk::Source;
@@ -44,8 +46,10 @@ pub struct Blast {
     pub burst: usize,
     /// Tells this run's datagrams from those of one before that are still under way.
     pub tag: u16,
-    /// A sender in the network namespace of each of these processes; none for one sender here.
+    /// A sender in the network namespace of each of these processes; none for senders here.
     pub inside: Vec<u32>,
+    /// Senders here, each a flow of its own.
+    pub flows: u16,
 }
 
 /// Sends for a time, in bursts, from each sender in turn.
@@ -63,7 +67,13 @@ pub fn blast(plan: &Blast) -> Result<Value> {
         sockets.push(open_inside(pid, plan.target)?);
     }
     if sockets.is_empty() {
-        sockets.push(open(plan.target, 0)?);
+        ensure!(
+            (1..=SENDERS).contains(&usize::from(plan.flows)),
+            "there may be 1 to {SENDERS} flows"
+        );
+        for _ in 0..plan.flows {
+            sockets.push(open(plan.target, 0)?);
+        }
     }
     let pattern = pattern();
     let mut senders: Vec<(UdpSocket, u32, u64)> = sockets
@@ -154,11 +164,14 @@ fn fill(datagram: &mut [u8], sender: u32, number: u64, pattern: &[u8]) {
 }
 
 /// What a receiver has seen.
+#[derive(Clone)]
 struct Tally {
     tag: u16,
     pattern: Vec<u8>,
     /// The number that each sender's next datagram has, if none is lost.
     next: Vec<u64>,
+    /// Of each sender.
+    heard: Vec<u64>,
     received: u64,
     wrong: u64,
     /// Behind one that was sent later, or a second time.
@@ -171,10 +184,32 @@ impl Tally {
             tag,
             pattern: pattern(),
             next: vec![0; SENDERS],
+            heard: vec![0; SENDERS],
             received: 0,
             wrong: 0,
             late: 0,
         }
+    }
+
+    /// Datagrams before the last of each sender's that came, and behind the last that had come then, that did not come.
+    fn lost_since(&self, before: &Tally) -> u64 {
+        let passed: u64 = self
+            .next
+            .iter()
+            .zip(&before.next)
+            // A sender that is first heard now has lost nothing that this can tell.
+            .filter(|(_, then)| **then > 0)
+            .map(|(now, then)| now - then)
+            .sum();
+        let heard: u64 = self
+            .heard
+            .iter()
+            .zip(&before.heard)
+            .zip(&before.next)
+            .filter(|(_, then)| **then > 0)
+            .map(|((now, then), _)| now - then)
+            .sum();
+        passed.saturating_sub(heard)
     }
 
     /// Whether it is of another run.
@@ -201,6 +236,7 @@ impl Tally {
             self.wrong += 1;
             return;
         }
+        self.heard[sender] += 1;
         if number < self.next[sender] {
             self.late += 1;
         } else {
@@ -209,9 +245,15 @@ impl Tally {
     }
 }
 
-/// Counts for a time that begins a little after the first datagram, and looks at each.
-pub fn count(port: u16, time: Duration, tag: u16) -> Result<Value> {
+/// Counts for a time that begins a little after the first datagram, and looks at each. The socket's buffer holds `buffer`
+/// bytes, with what the kernel adds to each datagram; 0 leaves it as it is.
+pub fn count(port: u16, time: Duration, tag: u16, buffer: usize) -> Result<Value> {
     let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).context("opening the port")?;
+    if buffer > 0 {
+        // The kernel doubles it for what it adds.
+        setsockopt(&socket, sockopt::RcvBufForce, &(buffer / 2))
+            .context("enlarging the socket's buffer (as root)")?;
+    }
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut tally = Tally::new(tag);
     let mut first = [0; LONGEST];
@@ -232,7 +274,7 @@ pub fn count(port: u16, time: Duration, tag: u16) -> Result<Value> {
         let now = start.elapsed();
         match before {
             None if now >= WARM_UP => {
-                before = Some(tally.received);
+                before = Some(tally.clone());
                 start = Instant::now();
             }
             Some(_) if now >= time => break,
@@ -264,8 +306,10 @@ pub fn count(port: u16, time: Duration, tag: u16) -> Result<Value> {
             tally.see(&buffer[..length]);
         }
     }
-    let received = tally.received - before.unwrap_or(0);
+    let before = before.unwrap_or_else(|| Tally::new(tag));
+    let received = tally.received - before.received;
     let mut report = rate("received", received, start.elapsed());
+    report["lost"] = tally.lost_since(&before).into();
     report["wrong"] = tally.wrong.into();
     report["late"] = tally.late.into();
     report["senders"] = tally.next.iter().filter(|&&next| next > 0).count().into();
@@ -281,6 +325,28 @@ fn rate(what: &str, count: u64, time: Duration) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missing_between_two_looks_is_lost() {
+        let pattern = pattern();
+        let mut tally = Tally::new(5);
+        let mut see = |tally: &mut Tally, sender: u32, numbers: &[u64]| {
+            let mut datagram = [0; 64];
+            for &number in numbers {
+                fill(&mut datagram, 5 << 16 | sender, number, &pattern);
+                tally.see(&datagram);
+            }
+        };
+        // What is lost in front of the first look does not count.
+        see(&mut tally, 0, &[0, 9]);
+        see(&mut tally, 1, &[4]);
+        let before = tally.clone();
+        see(&mut tally, 0, &[10, 11, 14, 13]);
+        see(&mut tally, 1, &[5, 6]);
+        see(&mut tally, 2, &[100]);
+        assert_eq!(tally.lost_since(&before), 1, "the number 12");
+        assert_eq!(before.lost_since(&before), 0);
+    }
 
     #[test]
     fn a_changed_a_foreign_and_a_late_datagram_are_found() {

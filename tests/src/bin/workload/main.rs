@@ -6,6 +6,7 @@
 
 mod bulk;
 mod client;
+mod connections;
 mod crowd;
 mod datagrams;
 mod flood;
@@ -156,6 +157,9 @@ enum What {
         /// Sends in turn from the network namespace of each of these processes.
         #[arg(long, value_delimiter = ',')]
         inside: Vec<u32>,
+        /// Sends in turn from so many ports, up to 1,024.
+        #[arg(long, default_value_t = 1)]
+        flows: u16,
     },
     /// Counts the numbered datagrams that arrive on a port from the first one on, and looks at each.
     Count {
@@ -168,6 +172,24 @@ enum What {
         /// The run that is meant.
         #[arg(long, default_value_t = 0)]
         tag: u16,
+        /// Bytes that may wait at the port; 0 for what the kernel thinks right.
+        #[arg(long, default_value_t = 0)]
+        buffer: usize,
+    },
+    /// Opens and closes TCP connections as fast as it can: an HTTP request over each.
+    Connections {
+        /// Where to.
+        #[arg(long)]
+        target: SocketAddr,
+        /// How many at a time.
+        #[arg(long, default_value_t = 8)]
+        parallel: u16,
+        /// For how long, at most.
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// Ends after so many; 0 for no limit.
+        #[arg(long, default_value_t = 0)]
+        count: u64,
     },
 }
 
@@ -233,6 +255,7 @@ fn main() -> Result<()> {
             burst,
             tag,
             inside,
+            flows,
         } => flood::blast(&flood::Blast {
             target,
             size,
@@ -241,8 +264,20 @@ fn main() -> Result<()> {
             burst,
             tag,
             inside,
+            flows,
         })?,
-        What::Count { port, seconds, tag } => flood::count(port, time(seconds)?, tag)?,
+        What::Count {
+            port,
+            seconds,
+            tag,
+            buffer,
+        } => flood::count(port, time(seconds)?, tag, buffer)?,
+        What::Connections {
+            target,
+            parallel,
+            seconds,
+            count,
+        } => connections::open_and_close(target, parallel, time(seconds)?, count)?,
     };
     println!("{report}");
     Ok(())

@@ -44,6 +44,8 @@ pub struct Way {
     pub server: Namespace,
     /// What the client dials.
     pub target: IpAddr,
+    /// The core of the client's programs and the one of the server's; all cores where there is none.
+    pub cores: [Option<usize>; 2],
 }
 
 /// Round trips, in microseconds.
@@ -76,6 +78,20 @@ impl Sending {
 }
 
 impl Way {
+    /// A program of the workload at the client's end.
+    #[must_use]
+    pub fn at_client(&self, means: Means<'_>, what: &str) -> Launch {
+        self.launch(means, &self.client, what)
+            .on_core(self.cores[0])
+    }
+
+    /// A program of the workload at the server's end.
+    #[must_use]
+    pub fn at_server(&self, means: Means<'_>, what: &str) -> Launch {
+        self.launch(means, &self.server, what)
+            .on_core(self.cores[1])
+    }
+
     fn launch(&self, means: Means<'_>, inside: &Namespace, what: &str) -> Launch {
         let name = format!("{}-{what}", self.name);
         let program = means.programs.path("workload");
@@ -94,7 +110,7 @@ impl Way {
     /// # Errors
     /// When it cannot be started.
     pub fn serve(&self, means: Means<'_>) -> Result<Process> {
-        self.launch(means, &self.server, "serve")
+        self.at_server(means, "serve")
             .args(["--instance", "0"])
             .start(means.run)
     }
@@ -109,7 +125,7 @@ impl Way {
             Duration::from_secs(15),
             || {
                 let echo = self
-                    .launch(means, &self.client, "echo")
+                    .at_client(means, "echo")
                     .args(self.at(ECHO_PORT))
                     .args(["--from", "64", "--to", "64"]);
                 let report = report(echo.start(means.run)?, 5.0)?;
@@ -128,7 +144,7 @@ impl Way {
     /// When something else arrives than was sent.
     pub fn tcp(&self, means: Means<'_>, seconds: f64) -> Result<f64> {
         let stream = self
-            .launch(means, &self.client, "stream")
+            .at_client(means, "stream")
             .args(self.at(BULK_PORT))
             .args(["--seconds".into(), seconds.to_string()]);
         let report = report(stream.start(means.run)?, seconds)?;
@@ -165,7 +181,7 @@ impl Way {
             std::thread::sleep(Duration::from_secs_f64(AROUND / 2.0));
         }
         let trips = self
-            .launch(means, &self.client, "round-trips")
+            .at_client(means, "round-trips")
             .args(self.at(ECHO_PORT))
             .args(["--seconds".into(), seconds.to_string()]);
         let report = report(trips.start(means.run)?, seconds)?;
@@ -195,7 +211,7 @@ impl Way {
             TAG.fetch_add(1, Ordering::Relaxed).to_string(),
         ];
         let count = self
-            .launch(means, &self.server, "count")
+            .at_server(means, "count")
             .args(tag.clone())
             .args(["--port".into(), COUNT_PORT.to_string()])
             .args(["--seconds".into(), seconds.to_string()])
@@ -212,6 +228,7 @@ impl Way {
         };
         let mut blast = self
             .launch(means, from, "blast")
+            .on_core(self.cores[0])
             .args(tag)
             .args(self.at(COUNT_PORT))
             // Longer than what is counted and its warming up.
@@ -256,7 +273,11 @@ impl Way {
     }
 }
 
-fn report(mut process: Process, seconds: f64) -> Result<Value> {
+/// What a program of the workload reports that ends after so many seconds.
+///
+/// # Errors
+/// When it fails or takes much longer.
+pub fn report(mut process: Process, seconds: f64) -> Result<Value> {
     let output = process.finish(Duration::from_secs_f64(seconds + PATIENCE))?;
     serde_json::from_str(&output).with_context(|| format!("no report: {output:?}"))
 }

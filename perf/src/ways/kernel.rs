@@ -1,13 +1,21 @@
 //! The kernel as the peer: a virtual address that nftables translates to the backend, and VXLAN between two nodes, as
-//! a container network without this project does it. All offloads stay on.
+//! a container network without this project does it: on one node DNAT and a route to the next veth pair, between two DNAT
+//! and a route into the VXLAN. There is no process of it; softirqs do the work on the core where the packet was sent, or,
+//! with [`Cores::Apart`], on the node's core by receive packet steering.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use anyhow::Result;
-use journeys::namespace::{Namespace, Plug, cable};
+use anyhow::{Context as _, Result};
+use journeys::namespace::{Namespace, Plug, cable, ip};
 use journeys::run::Run;
 
-use crate::way::Way;
+use super::laid::{Laid, Lane};
+use super::plain::plain;
+use super::settings::{Cores, Nodes, Offloads, Settings};
+use super::way::Way;
+
+/// As results name it.
+pub const NAME: &str = "kernel";
 
 /// The interface of a container.
 pub const INSIDE: &str = "eth0";
@@ -27,14 +35,14 @@ const FAR: u8 = 3;
 ///
 /// # Errors
 /// When `ip` or `nft` fails.
-pub fn lay(run: &Run) -> Result<[Way; 2]> {
+pub fn lay(run: &Run, settings: Settings) -> Result<Laid> {
     let nodes = [
         Namespace::create(run, "kernel1")?,
         Namespace::create(run, "kernel2")?,
     ];
-    let client = container(run, &nodes[0], CLIENT)?;
-    let near = container(run, &nodes[0], NEAR)?;
-    let far = container(run, &nodes[1], FAR)?;
+    let client = container(run, settings, &nodes[0], CLIENT)?;
+    let near = container(run, settings, &nodes[0], NEAR)?;
+    let far = container(run, settings, &nodes[1], FAR)?;
     let [one, other] = nodes.each_ref().map(|node| Plug {
         namespace: node,
         interface: UNDERLAY,
@@ -46,6 +54,9 @@ pub fn lay(run: &Run) -> Result<[Way; 2]> {
     ] {
         let (local, remote) = (format!("192.0.2.{own}"), format!("192.0.2.{peer}"));
         node.ip(&["address", "add", &format!("{local}/24"), "dev", UNDERLAY])?;
+        if settings.offloads == Offloads::Off {
+            plain(node, UNDERLAY)?;
+        }
         node.ip(&[
             "link", "add", OVERLAY, "type", "vxlan", "id", "7", "local", &local, "remote", &remote,
             "dstport", "4789", "dev", UNDERLAY,
@@ -64,6 +75,7 @@ pub fn lay(run: &Run) -> Result<[Way; 2]> {
         }
         node.sysctl("ipv4/ip_forward", "1")?;
     }
+    steer(settings.cores, &nodes)?;
     let [first, second] = VIRTUAL.map(|address| address.to_string());
     let rules = format!(
         "add table ip ports; \
@@ -74,16 +86,39 @@ pub fn lay(run: &Run) -> Result<[Way; 2]> {
         address(FAR)
     );
     nodes[0].command("nft", &[&rules])?;
-    let way = |name: &str, server: Namespace, target: Ipv4Addr| Way {
-        name: name.into(),
-        client: client.clone(),
-        server,
-        target: IpAddr::V4(target),
+    let lane = |nodes: Nodes, name: &str, server: Namespace, target: Ipv4Addr| {
+        Ok(Lane::of_kernel(Way {
+            name: name.into(),
+            client: client.clone(),
+            server,
+            target: IpAddr::V4(target),
+            cores: settings.cores.workload(nodes),
+        }))
     };
-    Ok([
-        way("kernel-one", near, VIRTUAL[0]),
-        way("kernel-two", far, VIRTUAL[1]),
-    ])
+    Ok(Laid::new(
+        NAME,
+        [
+            lane(Nodes::One, "kernel-one", near, VIRTUAL[0]),
+            lane(Nodes::Two, "kernel-two", far, VIRTUAL[1]),
+        ],
+    ))
+}
+
+/// Hands what arrives on a node's interfaces to the node's core, as far as nodes have cores.
+fn steer(cores: Cores, nodes: &[Namespace; 2]) -> Result<()> {
+    for (number, node) in nodes.iter().enumerate() {
+        let Some(core) = cores.node(number) else {
+            continue;
+        };
+        let name = node.name().context("a named node")?;
+        // Only `ip netns exec` shows the /sys of the namespace.
+        let each = format!(
+            "for file in /sys/class/net/*/queues/rx-*/rps_cpus; do echo {:x} > $file; done",
+            1u128 << core
+        );
+        ip(&["netns", "exec", name, "sh", "-ec", &each])?;
+    }
+    Ok(())
 }
 
 fn subnet(third: u8) -> String {
@@ -95,6 +130,9 @@ fn address(third: u8) -> String {
 }
 
 /// A container `name` with an address in a /24, on a cable to the node's interface `outer`.
+///
+/// # Errors
+/// When `ip` fails.
 pub fn plugged(
     run: &Run,
     node: &Namespace,
@@ -113,7 +151,7 @@ pub fn plugged(
     Ok(inside)
 }
 
-fn container(run: &Run, node: &Namespace, third: u8) -> Result<Namespace> {
+fn container(run: &Run, settings: Settings, node: &Namespace, third: u8) -> Result<Namespace> {
     let outer = format!("port{third}");
     let inside = plugged(
         run,
@@ -126,5 +164,9 @@ fn container(run: &Run, node: &Namespace, third: u8) -> Result<Namespace> {
     inside.ip(&["route", "add", "default", "via", &gateway])?;
     node.ip(&["link", "set", &outer, "mtu", MTU])?;
     node.ip(&["address", "add", &format!("{gateway}/24"), "dev", &outer])?;
+    if settings.offloads == Offloads::Off {
+        plain(&inside, INSIDE)?;
+        plain(node, &outer)?;
+    }
     Ok(inside)
 }

@@ -2,7 +2,7 @@
 //! one container's and the cable to the other node. It changes nothing in a packet, and its PMD knows neither checksums
 //! nor segments, so offloads are off wherever it looks.
 //!
-//! It polls without pause. Outside of its own measurements it is stopped, or everybody else would have a core less.
+//! It polls without pause, on a core of its own for each node as far as there are cores.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -11,61 +11,16 @@ use anyhow::{Context, Result};
 use journeys::namespace::{Namespace, Plug, cable};
 use journeys::process::{Launch, Process};
 use journeys::run::{Run, Stage};
-use nix::sys::signal::Signal;
 
-use crate::kernel::{INSIDE, plugged};
-use crate::way::Way;
+use super::kernel::{INSIDE, plugged};
+use super::laid::{Laid, Lane};
+use super::plain::plain;
+use super::settings::{Nodes, Settings, there};
+use super::way::Way;
 
+/// As results name it.
+pub const NAME: &str = "testpmd";
 const PROGRAM: &str = "dpdk-testpmd";
-
-/// A way, and who forwards on it.
-pub struct Forwarded {
-    way: Way,
-    forwarders: Vec<Process>,
-}
-
-/// While it lives, the forwarders run.
-pub struct Awake<'a>(&'a Forwarded);
-
-impl Forwarded {
-    /// Lets the forwarders run.
-    ///
-    /// # Errors
-    /// When one has ended.
-    pub fn wake(&mut self) -> Result<Awake<'_>> {
-        for forwarder in &mut self.forwarders {
-            forwarder.signal(Signal::SIGCONT)?;
-            forwarder.check_running()?;
-        }
-        Ok(Awake(self))
-    }
-}
-
-impl Awake<'_> {
-    /// The way that is forwarded on now.
-    #[must_use]
-    pub fn way(&self) -> &Way {
-        &self.0.way
-    }
-}
-
-impl Drop for Awake<'_> {
-    fn drop(&mut self) {
-        for forwarder in &self.0.forwarders {
-            let _ = forwarder.signal(Signal::SIGSTOP);
-        }
-    }
-}
-
-impl Drop for Forwarded {
-    /// A stopped one would not end before it is killed.
-    fn drop(&mut self) {
-        for forwarder in &self.forwarders {
-            let _ = forwarder.signal(Signal::SIGTERM);
-            let _ = forwarder.signal(Signal::SIGCONT);
-        }
-    }
-}
 
 /// Why there is no testpmd here.
 #[must_use]
@@ -79,13 +34,23 @@ pub fn missing() -> Option<&'static str> {
 ///
 /// # Errors
 /// When `ip`, `ethtool` or testpmd fails.
-pub fn lay(run: &Run) -> Result<[Forwarded; 2]> {
+pub fn lay(run: &Run, settings: Settings) -> Result<Laid> {
+    if let Some(why) = missing() {
+        return Ok(Laid::missing(NAME, why));
+    }
+    let way = |nodes: Nodes, name: &str, client: Namespace, server: Namespace| Way {
+        name: name.into(),
+        client,
+        server,
+        target: IpAddr::V4(address(2)),
+        cores: settings.cores.workload(nodes),
+    };
     let node = Namespace::create(run, "testpmd")?;
     let [client, server] = [1, 2].map(|n| container(run, &node, "one", n));
-    let one = Forwarded {
-        way: way("testpmd-one", client?, server?),
-        forwarders: vec![forward(run, &node, ["port1", "port2"], 1)?],
-    };
+    let one = Lane::of_polling(
+        way(Nodes::One, "testpmd-one", client?, server?),
+        vec![forward(run, &node, ["port1", "port2"], 1)?],
+    )?;
     let nodes = [
         Namespace::create(run, "testpmd1")?,
         Namespace::create(run, "testpmd2")?,
@@ -100,24 +65,14 @@ pub fn lay(run: &Run) -> Result<[Forwarded; 2]> {
     for node in &nodes {
         plain(node, "underlay0")?;
     }
-    let two = Forwarded {
-        way: way("testpmd-two", client, server),
-        forwarders: vec![
+    let two = Lane::of_polling(
+        way(Nodes::Two, "testpmd-two", client, server),
+        vec![
             forward(run, &nodes[0], ["port1", "underlay0"], 1)?,
-            forward(run, &nodes[1], ["port2", "underlay0"], 0)?,
+            forward(run, &nodes[1], ["port2", "underlay0"], 2)?,
         ],
-    };
-    run.note_leftovers();
-    Ok([one, two])
-}
-
-fn way(name: &str, client: Namespace, server: Namespace) -> Way {
-    Way {
-        name: name.into(),
-        client,
-        server,
-        target: IpAddr::V4(address(2)),
-    }
+    )?;
+    Ok(Laid::new(NAME, [Ok(one), Ok(two)]))
 }
 
 fn address(n: u8) -> Ipv4Addr {
@@ -132,16 +87,9 @@ fn container(run: &Run, node: &Namespace, ways: &str, n: u8) -> Result<Namespace
     Ok(inside)
 }
 
-fn plain(namespace: &Namespace, interface: &str) -> Result<()> {
-    let off = ["tx", "rx", "tso", "gso", "gro"].map(|what| [what, "off"]);
-    let arguments = [&["-K", interface], off.as_flattened()].concat();
-    namespace.command("ethtool", &arguments).map(drop)
-}
-
-/// Starts a forwarder between two interfaces of a node on a core of its own, as far as there are cores; it is stopped
-/// until its first measurement.
+/// Starts a forwarder between two interfaces of a node on a core of its own, as far as there are cores.
 fn forward(run: &Run, node: &Namespace, interfaces: [&str; 2], core: usize) -> Result<Process> {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = there();
     let name = format!("testpmd-{}", node.name().context("a named node")?);
     let mut launch = Launch::new(&name, Path::new(PROGRAM), node, Stage::Node)
         .args([

@@ -1,0 +1,222 @@
+//! The highest rates of several peers, found side by side: their searches take turns trial by trial, so that all see the
+//! same quiet and the same noisy minutes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use pktgen::search::{Goal, Limit, Limits, Search};
+
+use crate::probe::Counted;
+
+/// Shares of loss that are searched for, and what they are called. The greatest first: it takes the fewest trials.
+pub const GOALS: [(&str, f64); 3] = [("pdr", 0.005), ("loss-0.1%", 0.001), ("ndr", 0.0)];
+
+/// No generator on a socket reaches more.
+const MOST: f64 = 4e6;
+const LEAST: f64 = 100.0;
+/// A peer that fails so often is given up.
+const FAILURES: usize = 2;
+
+/// How thorough.
+#[derive(Clone, Copy, Debug)]
+pub struct Care {
+    /// Of a trial that counts.
+    pub seconds: f64,
+    /// For each peer, at most.
+    pub trials: u32,
+    /// Trials that decide about a rate.
+    pub deciding: u32,
+    /// How close the bounds come, as a share.
+    pub precision: f64,
+}
+
+/// What was found for a peer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// Datagrams a second that were offered, by the goal's name.
+    pub rates: BTreeMap<&'static str, f64>,
+    /// Why a rate is no closer, or there is none.
+    pub notes: Vec<String>,
+}
+
+/// One peer's search.
+struct One {
+    search: Search,
+    /// Offered a second, share lost.
+    seen: Vec<(f64, f64)>,
+    failures: Vec<String>,
+}
+
+/// Searches for all peers in turn. `trial` offers a rate for some seconds on a peer's way.
+///
+/// # Errors
+/// When the care makes no search. What fails on a peer's way is in its notes.
+pub fn search<'a>(
+    peers: impl IntoIterator<Item = &'a str>,
+    care: &Care,
+    mut trial: impl FnMut(&str, f64, f64) -> Result<Counted>,
+) -> Result<BTreeMap<String, Found>> {
+    let goals = GOALS.map(|(_, loss)| Goal {
+        trials: care.deciding,
+        precision: care.precision,
+        ..Goal::with_loss(loss)
+    });
+    let limits = Limits {
+        duration: Duration::from_secs_f64(care.seconds),
+        max_trials: care.trials,
+        // A sender that sleeps between bursts.
+        shortfall: 0.03,
+        ..Limits::new(LEAST, MOST)
+    };
+    let mut searches = Vec::new();
+    for peer in peers {
+        let one = One {
+            search: Search::new(limits, goals)?,
+            seen: Vec::new(),
+            failures: Vec::new(),
+        };
+        searches.push((peer, one));
+    }
+    let mut busy = true;
+    while busy {
+        busy = false;
+        for (peer, one) in &mut searches {
+            let Some(next) = one.search.next().filter(|_| one.failures.len() < FAILURES) else {
+                continue;
+            };
+            busy = true;
+            match trial(peer, next.rate, next.duration.as_secs_f64()) {
+                Ok(counted) => {
+                    let of = |rate: f64| {
+                        let packets = (rate * next.duration.as_secs_f64()).round();
+                        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                        // a count
+                        let packets = packets as u64;
+                        packets
+                    };
+                    let offered = of(counted.offered_per_second());
+                    let mut lost = of(counted.lost / counted.seconds);
+                    if counted.lost > 0.0 {
+                        // One of many in a longer window is one all the same.
+                        lost = lost.max(1);
+                    }
+                    one.search.record(&next, offered, lost);
+                    one.seen
+                        .push((counted.offered_per_second(), counted.loss()));
+                }
+                Err(error) if journeys::signals::interrupted() => return Err(error),
+                Err(error) => one.failures.push(format!("{error:#}")),
+            }
+        }
+    }
+    let found = searches
+        .into_iter()
+        .map(|(peer, one)| (peer.to_owned(), found(&one)));
+    Ok(found.collect())
+}
+
+fn found(one: &One) -> Found {
+    let mut found = Found::default();
+    if let Some(why) = one.failures.last() {
+        found.notes.push(why.clone());
+    }
+    for ((name, loss), outcome) in GOALS.iter().zip(one.search.results()) {
+        let passed = one.seen.iter().filter(|(_, lost)| lost <= loss);
+        let best = passed.map(|(rate, _)| *rate).fold(0.0, f64::max);
+        match (&outcome.lower, outcome.limit) {
+            (Some(bound), Limit::Generator) => {
+                found.rates.insert(name, bound.rate);
+                found
+                    .notes
+                    .push(format!("{name}: the generator can no more"));
+            }
+            (Some(bound), _) => {
+                found.rates.insert(name, bound.rate);
+            }
+            // The trials were used up; what passed has passed.
+            (None, _) if best > 0.0 => {
+                found.rates.insert(name, best);
+                found.notes.push(format!("{name}: the best of few trials"));
+            }
+            (None, _) => found.notes.push(format!(
+                "{name}: no rate passed in {} trials",
+                one.seen.len()
+            )),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+
+    const CARE: Care = Care {
+        seconds: 1.0,
+        trials: 200,
+        deciding: 1,
+        precision: 0.02,
+    };
+
+    /// A peer that passes so much of what a generator that reaches `most` offers.
+    fn counted(rate: f64, most: f64, passes: f64) -> Counted {
+        let offered = rate.min(most);
+        Counted {
+            received: offered.min(passes),
+            lost: (offered - passes).max(0.0),
+            seconds: 1.0,
+        }
+    }
+
+    #[test]
+    fn each_peer_has_its_own_rate_and_they_take_turns() {
+        let mut order = Vec::new();
+        let found = search(["ours", "kernel"], &CARE, |peer, rate, _| {
+            order.push(peer.to_owned());
+            let passes = if peer == "ours" { 200e3 } else { 120e3 };
+            Ok(counted(rate, 400e3, passes))
+        })
+        .unwrap();
+        for (peer, passes) in [("ours", 200e3), ("kernel", 120e3)] {
+            for (goal, loss) in GOALS {
+                let rate = found[peer].rates[goal];
+                let most = passes / (1.0 - loss);
+                assert!(
+                    rate <= most * 1.001 && rate > most * 0.96,
+                    "{peer} {goal}: {rate}"
+                );
+            }
+        }
+        assert_eq!(order[..4], ["ours", "kernel", "ours", "kernel"]);
+    }
+
+    #[test]
+    fn a_generator_that_can_no_more_is_told() {
+        let found = search(["ours"], &CARE, |_, rate, _| Ok(counted(rate, 90e3, 1e9))).unwrap();
+        let ours = &found["ours"];
+        assert!((ours.rates["ndr"] - 90e3).abs() < 1.0, "{ours:?}");
+        assert!(
+            ours.notes.iter().any(|note| note.contains("generator")),
+            "{ours:?}"
+        );
+    }
+
+    #[test]
+    fn few_trials_give_the_best_that_passed_and_a_failure_is_one_peers() {
+        let care = Care { trials: 3, ..CARE };
+        let found = search(["ours", "ovs"], &care, |peer, rate, _| {
+            if peer == "ovs" {
+                bail!("it has ended");
+            }
+            Ok(counted(rate, 400e3, 100e3))
+        })
+        .unwrap();
+        let rate = found["ours"].rates["pdr"];
+        assert!(rate > 0.0 && rate < 101e3, "{rate}");
+        assert!(found["ovs"].rates.is_empty());
+        assert_eq!(found["ovs"].notes[0], "it has ended");
+    }
+}
