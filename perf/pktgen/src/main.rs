@@ -1,4 +1,4 @@
-//! packets at a rate, of a profile: sent, received, timed, and the highest rate searched
+//! A packet generator on DPDK: flows, rates, latency, loss, and the search for the highest rate that passes.
 
 #![forbid(unsafe_code)]
 
@@ -29,7 +29,7 @@ use serde::Serialize;
 
 /// A packet generator on DPDK: flows, rates, latency, loss, and the highest rate that passes.
 #[derive(Parser)]
-#[command(name = "pktgen", version)]
+#[command(name = "pktgen", version, args_override_self = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -516,7 +516,7 @@ fn send(both: &Both) -> Result<()> {
     let settings = settings(&both.machine, profile.seed, mac, both.out.bucket);
     let mut line = Line::new();
     let (wires, report) = run(&eal, wires, &prepared, settings, &progress, |progress| {
-        line.show(progress)
+        line.show(progress);
     })?;
     line.clear();
     print_report(&report, both.machine.json)?;

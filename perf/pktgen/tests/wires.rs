@@ -321,6 +321,8 @@ fn both_ends_of_a_veth_pair_over_either_family() {
         ("udp64", "--answer-arp --gateway 10.0.0.2"),
         ("v6", "--answer-arp --gateway fd00::2 --size imix"),
         ("syn-flood", ""),
+        // An lcore for each end.
+        ("zipf-services", "--cpus 0,0"),
     ] {
         let file = profile(name);
         let script = format!(
