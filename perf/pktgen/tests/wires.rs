@@ -346,6 +346,28 @@ fn both_ends_of_a_veth_pair_over_either_family() {
     }
 }
 
+/// A TAP device says that it finishes checksums, so that it is asked to; what comes out of it is complete.
+#[test]
+fn a_device_that_finishes_checksums_does() {
+    let _alone = alone();
+    for name in ["udp64", "v6", "syn-flood"] {
+        let file = profile(name);
+        let script = format!(
+            "exec $PKTGEN run {file} --tx net_tap0,iface=pt0 --no-huge --json --verify --rate 3kpps --warm-up 0.1 \
+             --rx net_af_packet0,iface=pt0,framecnt=4096,blocksz=65536 --duration 0.5"
+        );
+        let report = json(&in_namespace(&script));
+        let sent = number(&report, "/sent/packets");
+        assert!(sent > 50, "{name}: {report}");
+        assert_eq!(
+            number(&report, "/received/received"),
+            sent,
+            "{name}: {report}"
+        );
+        assert_eq!(number(&report, "/received/corrupt"), 0, "{name}: {report}");
+    }
+}
+
 /// Ended, however the test ends.
 struct Running(Child);
 
