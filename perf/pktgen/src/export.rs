@@ -199,6 +199,14 @@ fn pktgen_dpdk(profile: &Profile) -> Exported {
 
 fn trex(profile: &Profile) -> Exported {
     let mut notes = notes(profile, "TRex (stateless)");
+    notes.push(format!(
+        "the duration is an option of TRex: start the profile with -d {}",
+        profile.duration
+    ));
+    notes.push(format!(
+        "TRex steps all fields together with each packet: the flows are not the same {}",
+        profile.flows
+    ));
     let (source, destination) = (&profile.source, &profile.destination);
     let weighted = destination.zipf > 0.0 && destination.count <= STREAMS;
     if destination.zipf > 0.0 && !weighted {

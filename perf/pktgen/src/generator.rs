@@ -61,6 +61,8 @@ pub struct Generator {
     pending: [Pending; BURST],
     start: u64,
     warm: bool,
+    /// Given up while warming up.
+    missed_before: u64,
     sent: Sent,
     services: Box<[u64]>,
     finished: bool,
@@ -90,6 +92,7 @@ impl Generator {
             pending: [Pending::default(); BURST],
             start,
             warm: timing.warm_up > 0,
+            missed_before: 0,
             sent: Sent::default(),
             finished: false,
         }
@@ -132,7 +135,7 @@ impl Generator {
     #[cold]
     fn end(&mut self) {
         self.finished = true;
-        self.sent.missed = self.pace.missed();
+        self.sent.missed = self.pace.missed() - self.missed_before;
         self.sent.left = self.burst.len() as u64;
         self.burst.clear();
         self.stock.clear();
@@ -156,6 +159,7 @@ impl Generator {
             let warm = due < self.timing.warm_up;
             if self.warm && !warm {
                 self.warm = false;
+                self.missed_before = self.pace.missed();
                 self.plan.restart();
             }
             let next = self.plan.packet();

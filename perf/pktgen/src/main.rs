@@ -1,299 +1,36 @@
-//! packets at a rate, of a profile: sent, received, timed, and the highest rate searched
+//! A packet generator on DPDK: flows, rates, latency, loss, and the search for the highest rate that passes.
 
 #![forbid(unsafe_code)]
 
+mod options;
+
 use std::io::{IsTerminal as _, Write as _};
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::Parser as _;
 use dpdk::{Eal, EalError, EalOptions, Memory};
 use net::Address;
 use net::ethernet::Mac;
 use pktgen::draw::mix;
-use pktgen::export::{self, Target};
-use pktgen::frame::Kind;
+use pktgen::export;
 use pktgen::neighbour::Own;
 use pktgen::pace::Rate;
-use pktgen::profile::{Order, Profile, Size, Speed};
+use pktgen::profile::{Profile, Speed};
 use pktgen::report::{Report, search_table};
 use pktgen::run::{Prepared, Progress, Settings, Wires, run};
 use pktgen::search::{Goal, Limits, Outcome, Search};
 use pktgen::wire::{self, Wire};
 use serde::Serialize;
 
-/// A packet generator on DPDK: flows, rates, latency, loss, and the highest rate that passes.
-#[derive(Parser)]
-#[command(name = "pktgen", version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Sends a profile, and counts what arrives at --rx (or, with --reflect, comes back)
-    Run(Both),
-    /// Only receives what another pktgen sends by the same profile and seed
-    Sink(SinkOnly),
-    /// Searches the highest rate of a profile without loss, and with little (RFC 2544)
-    Search(Searching),
-    /// Writes a profile for another packet generator
-    Export(Exporting),
-}
-
-/// What overrides the profile.
-#[derive(Args)]
-struct Traffic {
-    /// A file, or the name of one in perf/profiles (udp64, imix, syn-flood, zipf-services, many-flows, v6)
-    profile: PathBuf,
-    /// max, 200kpps, 1.5Mpps, 1Gbps (whole frames), 1Gbps-l1 (with preamble and gap)
-    #[arg(long)]
-    rate: Option<Speed>,
-    /// Frame sizes with check sequence: 64, 64,594,1518, 64-1518, imix
-    #[arg(long)]
-    size: Option<Size>,
-    /// udp or tcp-syn
-    #[arg(long)]
-    protocol: Option<Protocol>,
-    /// Flows at a time
-    #[arg(long)]
-    flows: Option<u32>,
-    /// Flows a second that give way to new ones
-    #[arg(long)]
-    new_flows: Option<u32>,
-    /// Take any flow next, not one after another
-    #[arg(long)]
-    random: bool,
-    /// First source address
-    #[arg(long)]
-    source: Option<IpAddr>,
-    /// Source addresses
-    #[arg(long)]
-    source_count: Option<u32>,
-    /// Source ports, FIRST-LAST or one
-    #[arg(long, value_parser = port_range)]
-    source_ports: Option<(u16, u16)>,
-    /// First destination address
-    #[arg(long)]
-    destination: Option<IpAddr>,
-    /// Destination addresses, each a service
-    #[arg(long)]
-    services: Option<u32>,
-    /// Destination ports, FIRST-LAST or one
-    #[arg(long, value_parser = port_range)]
-    ports: Option<(u16, u16)>,
-    /// How unequal services are: 0 equal, 1 as Zipf found
-    #[arg(long)]
-    zipf: Option<f64>,
-    /// What random choices follow from; both ends need the same
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Seconds that count
-    #[arg(long)]
-    duration: Option<f64>,
-    /// Seconds before anything counts
-    #[arg(long)]
-    warm_up: Option<f64>,
-    /// Bytes of an IP packet that the path takes
-    #[arg(long)]
-    mtu: Option<u16>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Protocol {
-    Udp,
-    TcpSyn,
-}
-
-/// DPDK and this process.
-#[derive(Args)]
-struct Machine {
-    /// CPUs for one worker that does both ends, or for two (default: one CPU, two where there are four or more)
-    #[arg(long, value_delimiter = ',')]
-    cpus: Vec<usize>,
-    /// Ordinary memory even where hugepages are free
-    #[arg(long)]
-    no_huge: bool,
-    /// Megabytes of ordinary memory (default: what the ports need)
-    #[arg(long)]
-    memory: Option<u32>,
-    /// Answer ARP and neighbour solicitations: at --rx for --address, at --tx for the profile's sources
-    #[arg(long)]
-    answer_arp: bool,
-    /// Addresses that --rx answers for (default: the profile's destinations)
-    #[arg(long, value_delimiter = ',')]
-    address: Vec<IpAddr>,
-    /// Check the checksum of every packet received
-    #[arg(long)]
-    verify: bool,
-    /// Tells this run's packets from those of another with the same seed
-    #[arg(long, default_value_t = 0)]
-    run: u64,
-    /// Milliseconds to wait for packets under way
-    #[arg(long, default_value_t = 200)]
-    drain: u64,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Args)]
-struct Out {
-    /// Port to send by: net_af_packet0,iface=veth0 or net_null0 or 0000:01:00.0
-    #[arg(long)]
-    tx: String,
-    /// Port to receive by
-    #[arg(long, conflicts_with = "reflect")]
-    rx: Option<String>,
-    /// Receive by --tx what something outside sends back
-    #[arg(long)]
-    reflect: bool,
-    /// Whose MAC address frames are for: it is asked for (default: --rx, or the only destination)
-    #[arg(long)]
-    gateway: Option<IpAddr>,
-    /// The MAC address that frames are for
-    #[arg(long, value_parser = mac_address, conflicts_with = "gateway")]
-    gateway_mac: Option<Mac>,
-    /// Milliseconds of the schedule that may be made up for when late; beyond, they are given up and counted
-    #[arg(long, default_value_t = 10)]
-    bucket: u64,
-}
-
-#[derive(Args)]
-struct Both {
-    #[command(flatten)]
-    traffic: Traffic,
-    #[command(flatten)]
-    out: Out,
-    #[command(flatten)]
-    machine: Machine,
-}
-
-#[derive(Args)]
-struct SinkOnly {
-    #[command(flatten)]
-    traffic: Traffic,
-    /// Port to receive by
-    #[arg(long)]
-    rx: String,
-    #[command(flatten)]
-    machine: Machine,
-}
-
-#[derive(Args)]
-struct Searching {
-    #[command(flatten)]
-    both: Both,
-    /// Lowest rate of interest, packets a second
-    #[arg(long, default_value_t = 1000.0)]
-    min: f64,
-    /// Highest rate; more than the generator can is no harm
-    #[arg(long, default_value_t = 20e6)]
-    max: f64,
-    /// Shares of packets that may be lost: 0 finds the NDR, 0.005 the PDR
-    #[arg(long, value_delimiter = ',', default_values_t = [0.005, 0.0])]
-    loss: Vec<f64>,
-    /// Seconds of a trial that counts
-    #[arg(long, default_value_t = 1.0)]
-    trial: f64,
-    /// Trials that decide about a rate, by majority
-    #[arg(long, default_value_t = 3)]
-    trials: u32,
-    /// How close the bounds must come
-    #[arg(long, default_value_t = 0.01)]
-    precision: f64,
-    /// Trials at most
-    #[arg(long, default_value_t = 200)]
-    max_trials: u32,
-}
-
-#[derive(Args)]
-struct Exporting {
-    #[command(flatten)]
-    traffic: Traffic,
-    /// Which generator
-    #[arg(long)]
-    to: Target,
-    /// Where to write it (default: standard output)
-    #[arg(long)]
-    output: Option<PathBuf>,
-}
-
-fn port_range(text: &str) -> Result<(u16, u16)> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let read = |text: &str| text.parse().context("ports are FIRST-LAST, or one number");
-    Ok((read(first)?, read(last)?))
-}
-
-fn mac_address(text: &str) -> Result<Mac> {
-    let mut mac = [0u8; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        let part = parts
-            .next()
-            .context("a MAC address is six bytes, 02:00:00:00:00:01")?;
-        *byte = u8::from_str_radix(part, 16)
-            .context("a MAC address is hexadecimal, 02:00:00:00:00:01")?;
-    }
-    ensure!(
-        parts.next().is_none(),
-        "a MAC address is six bytes, 02:00:00:00:00:01"
-    );
-    Ok(Mac(mac))
-}
-
-impl Traffic {
-    fn profile(&self) -> Result<Profile> {
-        let named = Path::new("perf/profiles")
-            .join(&self.profile)
-            .with_extension("toml");
-        let path =
-            if !self.profile.exists() && self.profile.components().count() == 1 && named.exists() {
-                &named
-            } else {
-                &self.profile
-            };
-        let mut profile = Profile::read(path)?;
-        fn set<T: Clone>(field: &mut T, value: Option<&T>) {
-            if let Some(value) = value {
-                field.clone_from(value);
-            }
-        }
-        set(&mut profile.rate, self.rate.as_ref());
-        set(&mut profile.size, self.size.as_ref());
-        set(&mut profile.flows, self.flows.as_ref());
-        set(&mut profile.new_flows, self.new_flows.as_ref());
-        set(&mut profile.source.address, self.source.as_ref());
-        set(&mut profile.source.count, self.source_count.as_ref());
-        set(&mut profile.source.ports, self.source_ports.as_ref());
-        set(&mut profile.destination.address, self.destination.as_ref());
-        set(&mut profile.destination.count, self.services.as_ref());
-        set(&mut profile.destination.ports, self.ports.as_ref());
-        set(&mut profile.destination.zipf, self.zipf.as_ref());
-        set(&mut profile.seed, self.seed.as_ref());
-        set(&mut profile.duration, self.duration.as_ref());
-        set(&mut profile.warm_up, self.warm_up.as_ref());
-        set(&mut profile.mtu, self.mtu.as_ref());
-        match self.protocol {
-            Some(Protocol::Udp) => profile.protocol = Kind::Udp,
-            Some(Protocol::TcpSyn) => profile.protocol = Kind::TcpSyn,
-            None => {}
-        }
-        if self.random {
-            profile.order = Order::Random;
-        }
-        Ok(profile)
-    }
-}
+use options::{Arguments, Both, Command, Exporting, Machine, Out, Searching, SinkOnly};
 
 impl Machine {
-    fn cpus(&self, ends: usize) -> Result<Vec<usize>> {
+    /// By default from the first CPU on; a sink of its own takes the last, so that a generator beside it is not in its way.
+    fn cpus(&self, ends: usize, last: bool) -> Result<Vec<usize>> {
         ensure!(
             self.cpus.len() <= 2,
             "--cpus takes one CPU for both ends, or one for each"
@@ -306,17 +43,20 @@ impl Machine {
         let cpus: Vec<usize> = (0..nix::sched::CpuSet::count())
             .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
             .collect();
+        if last {
+            return Ok(cpus.last().copied().into_iter().collect());
+        }
         let count = if cpus.len() >= 4 { ends } else { 1 };
         Ok(cpus.into_iter().take(count).collect())
     }
 
-    fn start(&self, ports: &[&str], mtu: u16) -> Result<Eal> {
+    fn start(&self, ports: &[&str], mtu: u16, last: bool) -> Result<Eal> {
         let wires = u32::try_from(ports.len()).unwrap_or(2);
         let needed = self.memory.unwrap_or_else(|| wire::megabytes(wires, mtu));
         let options = EalOptions {
             file_prefix: format!("pktgen-{}", std::process::id()),
             workers: self
-                .cpus(ports.len())?
+                .cpus(ports.len(), last)?
                 .into_iter()
                 .map(|cpu| vec![cpu])
                 .collect(),
@@ -506,12 +246,12 @@ fn send(both: &Both) -> Result<()> {
         .chain(both.out.rx.as_deref())
         .collect();
     let progress = interruptible()?;
-    let eal = both.machine.start(&ports, profile.mtu)?;
+    let eal = both.machine.start(&ports, profile.mtu, false)?;
     let (wires, mac) = wires(&both.out, &both.machine, profile)?;
     let settings = settings(&both.machine, profile.seed, mac, both.out.bucket);
     let mut line = Line::new();
     let (wires, report) = run(&eal, wires, &prepared, settings, &progress, |progress| {
-        line.show(progress)
+        line.show(progress);
     })?;
     line.clear();
     print_report(&report, both.machine.json)?;
@@ -524,7 +264,7 @@ fn receive(sink: &SinkOnly) -> Result<()> {
     let prepared = Prepared::new(sink.traffic.profile()?)?;
     let profile = &prepared.profile;
     let progress = interruptible()?;
-    let eal = sink.machine.start(&[&sink.rx], profile.mtu)?;
+    let eal = sink.machine.start(&[&sink.rx], profile.mtu, true)?;
     let wire = open(&sink.rx, profile.mtu, sink.machine.own(profile))?;
     let settings = settings(&sink.machine, profile.seed, Mac([0; 6]), 0);
     let mut line = Line::new();
@@ -586,7 +326,7 @@ fn search(searching: &Searching) -> Result<()> {
         .chain(both.out.rx.as_deref())
         .collect();
     let progress = interruptible()?;
-    let eal = both.machine.start(&ports, prepared.profile.mtu)?;
+    let eal = both.machine.start(&ports, prepared.profile.mtu, false)?;
     let (mut wires, mac) = wires(&both.out, &both.machine, &prepared.profile)?;
     let terminal = std::io::stderr().is_terminal();
     let mut tried = Vec::new();

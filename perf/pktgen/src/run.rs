@@ -351,31 +351,27 @@ fn receive(mut end: Receiving, progress: &Progress, drain: u64, only: Option<u64
     };
     let begin = clock::now();
     progress.ready.store(true, Ordering::Release);
-    let mut empty = 0u32;
+    let mut round = 0u32;
     loop {
-        if end.wire.poll(Some(&mut end.sink)) > 0 {
-            empty = 0;
-            progress
-                .received
-                .store(end.sink.tally().received(), Ordering::Relaxed);
+        let got = end.wire.poll(Some(&mut end.sink));
+        // The clock is looked at now and then, sooner when there is nothing else to do.
+        round = round.wrapping_add(if got > 0 { 1 } else { 16 });
+        if round < 1024 {
             continue;
         }
-        // The clock is looked at when there is nothing else to do.
-        empty = empty.wrapping_add(1);
-        if empty.is_multiple_of(64) {
-            let now = clock::now();
-            let over = match only {
-                Some(until) => now - begin > until,
-                None => drain.over(&end.sink, progress, now),
-            };
-            if over || progress.stop.load(Ordering::Relaxed) {
-                break;
-            }
+        round = 0;
+        progress
+            .received
+            .store(end.sink.tally().received(), Ordering::Relaxed);
+        let now = clock::now();
+        let over = match only {
+            Some(until) => now - begin > until,
+            None => drain.over(&end.sink, progress, now),
+        };
+        if over || progress.stop.load(Ordering::Relaxed) {
+            break;
         }
     }
-    progress
-        .received
-        .store(end.sink.tally().received(), Ordering::Relaxed);
     Ended {
         wire_in: Some(end.wire),
         sink: Some(end.sink),

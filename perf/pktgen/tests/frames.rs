@@ -15,7 +15,7 @@ const MACS: (Mac, Mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
 fn tuple(v6: bool, bits: u128, ports: (u16, u16)) -> Tuple {
     let address = |n: u128| {
         if v6 {
-            Address::v6((0xfd00 << 112 | n & (1 << 100) - 1).to_be_bytes())
+            Address::v6((0xfd00 << 112 | n & ((1 << 100) - 1)).to_be_bytes())
         } else {
             Address::from_v4_bits(0x0a00_0000 | u32::try_from(n & 0x00ff_ffff).expect("24 bits"))
         }
