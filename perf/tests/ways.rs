@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use journeys::measure::{BULK_PORT, ECHO_PORT};
-use perf::ways::{Cores, Field, Idle, Means, Nodes, Offloads, PEERS, Settings, Way, report};
+use perf::ways::{
+    Cores, Field, Idle, Means, Nodes, Offloads, PEERS, Sending, Settings, Way, report,
+};
 
 /// They compare what is here before and after.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -74,6 +76,12 @@ fn carries_everything(way: &Way, means: Means<'_>) {
         .unwrap();
     let echoed = report(echoed, 30.0).unwrap();
     assert_eq!(echoed["lost"].as_array().map(Vec::len), Some(0), "{echoed}");
+    // What nobody answers passes, too.
+    let sending = Sending {
+        rate: 2000,
+        ..Sending::ALL
+    };
+    assert!(way.udp(means, 0.3, &sending).unwrap() > 200.0);
     for direction in [&[][..], &["--download"]] {
         let moved = way
             .at_client(means, "transfer")
@@ -95,7 +103,11 @@ fn lays_and_leaves_nothing(settings: Settings) {
     for laid in field.peers() {
         for nodes in Nodes::BOTH {
             match laid.absent(nodes) {
-                Some(why) => eprintln!("skipped: {} on {nodes:?}: {why}", laid.name()),
+                Some(why) => {
+                    eprintln!("skipped: {} on {nodes:?}: {why}", laid.name());
+                    // What is installed works.
+                    assert!(why.contains("is not installed"), "{}: {why}", laid.name());
+                }
                 None => {
                     eprintln!("{} on {nodes:?}", laid.name());
                     carries_everything(&laid.wake(nodes).unwrap(), field.means());

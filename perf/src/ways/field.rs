@@ -8,7 +8,7 @@ use super::laid::{Awake, Laid};
 use super::ours::Ours;
 use super::settings::{Nodes, Settings};
 use super::way::Means;
-use super::{floor, kernel, ours, testpmd};
+use super::{floor, kernel, ours, ovs, testpmd};
 
 /// Somebody who can be laid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +21,18 @@ pub enum Peer {
     Testpmd,
     /// A TUN and a UDP socket, packet by packet.
     Floor,
+    /// Open vSwitch with DPDK.
+    Ovs,
 }
 
 /// Everybody.
-pub const PEERS: [Peer; 4] = [Peer::Ours, Peer::Kernel, Peer::Testpmd, Peer::Floor];
+pub const PEERS: [Peer; 5] = [
+    Peer::Ours,
+    Peer::Kernel,
+    Peer::Testpmd,
+    Peer::Floor,
+    Peer::Ovs,
+];
 
 impl Peer {
     /// As results name it.
@@ -35,6 +43,7 @@ impl Peer {
             Peer::Kernel => kernel::NAME,
             Peer::Testpmd => testpmd::NAME,
             Peer::Floor => floor::NAME,
+            Peer::Ovs => ovs::NAME,
         }
     }
 }
@@ -102,6 +111,7 @@ impl Field {
             Peer::Kernel => kernel::lay(run, settings)?,
             Peer::Testpmd => testpmd::lay(run, settings)?,
             Peer::Floor => floor::lay(self.means(), settings)?,
+            Peer::Ovs => ovs::lay(self.means(), settings)?,
         };
         self.try_out(&laid, true)?;
         Ok(laid)

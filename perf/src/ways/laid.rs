@@ -145,7 +145,7 @@ impl Lane {
     }
 
     /// CPU time of its own processes so far, all threads together. What the kernel does for it in a softirq that hits
-    /// somebody else is not in it: [`crate::busy`] sees that.
+    /// somebody else is not in it; only the whole machine's busy time has that.
     ///
     /// # Errors
     /// When one has ended.

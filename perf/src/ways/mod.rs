@@ -33,6 +33,7 @@ pub mod floor;
 pub mod kernel;
 mod laid;
 pub mod ours;
+pub mod ovs;
 mod plain;
 mod settings;
 pub mod testpmd;
