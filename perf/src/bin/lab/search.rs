@@ -36,8 +36,8 @@ pub struct Care {
 pub struct Found {
     /// Datagrams a second that were offered, by the goal's name.
     pub rates: BTreeMap<&'static str, f64>,
-    /// Why a rate is no closer, or there is none.
-    pub notes: Vec<String>,
+    /// Why a rate is no closer, or there is none, by the goal's name.
+    pub notes: BTreeMap<&'static str, String>,
 }
 
 /// One peer's search.
@@ -118,31 +118,26 @@ pub fn search<'a>(
 
 fn found(one: &One) -> Found {
     let mut found = Found::default();
-    if let Some(why) = one.failures.last() {
-        found.notes.push(why.clone());
-    }
     for ((name, loss), outcome) in GOALS.iter().zip(one.search.results()) {
         let passed = one.seen.iter().filter(|(_, lost)| lost <= loss);
         let best = passed.map(|(rate, _)| *rate).fold(0.0, f64::max);
-        match (&outcome.lower, outcome.limit) {
-            (Some(bound), Limit::Generator) => {
-                found.rates.insert(name, bound.rate);
-                found
-                    .notes
-                    .push(format!("{name}: the generator can no more"));
-            }
-            (Some(bound), _) => {
-                found.rates.insert(name, bound.rate);
-            }
+        let (rate, note) = match (&outcome.lower, outcome.limit) {
+            (Some(bound), Limit::Generator) => (bound.rate, Some("the generator can no more")),
+            (Some(bound), _) => (bound.rate, None),
             // The trials were used up; what passed has passed.
-            (None, _) if best > 0.0 => {
-                found.rates.insert(name, best);
-                found.notes.push(format!("{name}: the best of few trials"));
-            }
-            (None, _) => found.notes.push(format!(
-                "{name}: no rate passed in {} trials",
-                one.seen.len()
-            )),
+            (None, _) if best > 0.0 => (best, Some("the best of few trials")),
+            (None, _) => (0.0, Some("no rate passed in any trial")),
+        };
+        if rate > 0.0 {
+            found.rates.insert(name, rate);
+        }
+        let note = one
+            .failures
+            .last()
+            .cloned()
+            .or_else(|| note.map(str::to_owned));
+        if let Some(note) = note {
+            found.notes.insert(name, note);
         }
     }
     found
@@ -198,10 +193,7 @@ mod tests {
         let found = search(["ours"], &CARE, |_, rate, _| Ok(counted(rate, 90e3, 1e9))).unwrap();
         let ours = &found["ours"];
         assert!((ours.rates["ndr"] - 90e3).abs() < 1.0, "{ours:?}");
-        assert!(
-            ours.notes.iter().any(|note| note.contains("generator")),
-            "{ours:?}"
-        );
+        assert!(ours.notes["ndr"].contains("generator"), "{ours:?}");
     }
 
     #[test]
@@ -217,6 +209,6 @@ mod tests {
         let rate = found["ours"].rates["pdr"];
         assert!(rate > 0.0 && rate < 101e3, "{rate}");
         assert!(found["ovs"].rates.is_empty());
-        assert_eq!(found["ovs"].notes[0], "it has ended");
+        assert_eq!(found["ovs"].notes["pdr"], "it has ended");
     }
 }
