@@ -26,8 +26,9 @@ use crate::plan::Case;
 use crate::probe::{Counted, Load, Probe};
 use crate::results::{Better, Figure, OURS, Values};
 
-const JOBS: u8 = 10;
-const INSTANCES: u8 = 4;
+/// The manager joins changes of one job that come close together, so there are many.
+const JOBS: u8 = 40;
+const INSTANCES: u8 = 2;
 /// Addresses of a node's subnetwork, a power of two; those that it gives to containers last are taken here.
 const SUBNETWORK: u32 = 64;
 const FIRST: u32 = 32;
