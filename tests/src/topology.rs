@@ -26,8 +26,7 @@ use crate::run::Run;
 use crate::services::{self, CLUSTER_PORT, Programs, ROOT_PORT, Seat};
 use crate::underlay::{self, Underlay};
 
-/// The interface of everybody in the management network.
-pub const MANAGEMENT: &str = "mgmt0";
+const MANAGEMENT: &str = "mgmt0";
 
 /// One system at a time in a process: tests run in parallel, but they measure, and two cores are few.
 static SERIAL: Mutex<()> = Mutex::new(());

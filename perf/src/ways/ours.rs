@@ -1,12 +1,17 @@
 //! This project as a user runs it: managers, two nodes with the `NetManager` of this build (`packet` access ports), and
 //! containers that were deployed through the contract's interfaces. With offloads the uplink is `socket`, the default;
 //! without them it is an ethdev on the underlay interface by the `af_packet` PMD, which knows none.
+//!
+//! A node's ends of containers' cables stay as the Net Manager makes them. It joins segments that come from other nodes
+//! before a container gets them, and counts on its own end to take these: with `ethtool -K … tso off` there the kernel
+//! refuses each (`port_refused`), and TCP between nodes all but stops. So without offloads what containers and nodes send
+//! is of one MTU at most, but what a container receives from the other node may be larger.
 
 use anyhow::{Context, Result};
 use journeys::container::Container;
-use journeys::node::{Node, UNDERLAY, Uplink};
+use journeys::node::Uplink;
 use journeys::orchestrator::{Service, Table};
-use journeys::topology::{Deployed, MANAGEMENT, Plan, Topology};
+use journeys::topology::{Deployed, Plan, Topology};
 
 use super::kernel::INSIDE;
 use super::laid::{Laid, Lane, Worker};
@@ -64,11 +69,6 @@ impl Ours {
         if settings.offloads == Offloads::Off {
             for deployed in servers.iter().chain([&client, &other]) {
                 plain(&deployed.container.namespace(), INSIDE)?;
-            }
-            for node in &topology.nodes {
-                for end in host_ends(node)? {
-                    plain(&node.namespace, &end)?;
-                }
             }
         }
         let way = |nodes: Nodes, name: &str, client: &Deployed, n: usize| -> Result<Way> {
@@ -170,16 +170,4 @@ fn running(topology: &Topology, service: &Service) -> Result<Table> {
         .wait_running(&[(service, 1)])?
         .pop()
         .context("a table")
-}
-
-/// The node's ends of containers' cables.
-fn host_ends(node: &Node) -> Result<Vec<String>> {
-    let links = node
-        .namespace
-        .ip(&["-oneline", "link", "show", "type", "veth"])?;
-    let names = links.lines().filter_map(|line| {
-        let name = line.split_whitespace().nth(1)?.split(['@', ':']).next()?;
-        (![UNDERLAY, MANAGEMENT].contains(&name)).then(|| name.to_owned())
-    });
-    Ok(names.collect())
 }
