@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use perf::ways::{Awake, Field, Nodes, Settings, Way};
 
 use crate::busy;
@@ -260,10 +260,11 @@ impl Bench {
 
     fn rates(&mut self, case: Case) -> Result<()> {
         let peers = self.there(case.nodes()).len();
-        let mut missing = BTreeMap::new();
+        let mut absent = BTreeMap::new();
+        let mut notes: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
         for laid in self.field.peers() {
             if let Some(why) = laid.absent(case.nodes()) {
-                missing.insert(laid.name().to_owned(), why.to_owned());
+                absent.insert(laid.name().to_owned(), why.to_owned());
             }
         }
         let mut values: BTreeMap<&str, Values> = BTreeMap::new();
@@ -278,8 +279,8 @@ impl Bench {
                     let goal = values.entry(goal).or_default();
                     goal.entry(peer.clone()).or_default().insert(round, rate);
                 }
-                if !found.notes.is_empty() {
-                    missing.insert(peer, found.notes.join("; "));
+                for (goal, note) in found.notes {
+                    notes.entry(goal).or_default().insert(peer.clone(), note);
                 }
             }
             self.progress.done(self.pace.thought(case, peers));
@@ -288,6 +289,8 @@ impl Bench {
             let none = Values::new();
             let values = values.get(goal).unwrap_or(&none);
             let figure = Figure::new(&case.name(), goal, PER_SECOND, Better::Higher, values);
+            let mut missing = absent.clone();
+            missing.append(notes.entry(goal).or_default());
             let figure = figure.without(&missing);
             if case == Case::TwoUdp64 {
                 let medians = figure.values.iter();
@@ -420,6 +423,10 @@ impl Bench {
             };
             let bare = busy::per_packet(Probe { way: &way, means }, seconds)?;
             let whole = busy::per_packet(probe, seconds)?;
+            ensure!(
+                whole > bare,
+                "{whole:.1} us a packet, generator and sink alone {bare:.1}: what else this machine does hides it"
+            );
             Ok((whole - bare, bare))
         });
         self.alone = Some(alone);

@@ -7,7 +7,7 @@
 //! stands beside each with them.
 
 use std::io::Write as _;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::process::ChildStdin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,8 +26,13 @@ use crate::plan::Case;
 use crate::probe::{Counted, Load, Probe};
 use crate::results::{Better, Figure, OURS, Values};
 
-const JOBS: u8 = 10;
-const INSTANCES: u8 = 4;
+/// The manager joins changes of one job that come close together, so there are many.
+const JOBS: u8 = 40;
+const INSTANCES: u8 = 2;
+/// Addresses of a node's subnetwork, a power of two; those that it gives to containers last are taken here.
+const SUBNETWORK: u32 = 64;
+const FIRST: u32 = 32;
+const ADDRESSES: u32 = 30;
 /// A second.
 const CHANGES: u32 = 1_000;
 /// As many at a time as a millisecond's sleep is worth.
@@ -38,6 +43,8 @@ struct Jobs {
     names: Vec<String>,
     addresses: Vec<IpAddr>,
     host: String,
+    /// Of the second node: nothing else is believed of it.
+    subnetwork: Ipv4Addr,
     /// Of the program that publishes each line.
     input: ChildStdin,
     made: u32,
@@ -66,9 +73,10 @@ pub fn measure(bench: &mut Bench, case: Case) -> Result<()> {
         seconds: bench.pace.seconds.max(1.0),
     };
     bench.progress.say("churn: deploying what changes");
+    let subnetwork = subnetwork_of(&way.server)?;
     let mut jobs = {
         let (_awake, ours) = bench.field.ours_mut()?;
-        Jobs::deploy(ours.topology_mut())?
+        Jobs::deploy(ours.topology_mut(), subnetwork)?
     };
     let mut blocked = Values::new();
     let mut lost = Values::new();
@@ -113,7 +121,7 @@ pub fn measure(bench: &mut Bench, case: Case) -> Result<()> {
 }
 
 impl Jobs {
-    fn deploy(topology: &mut Topology) -> Result<Jobs> {
+    fn deploy(topology: &mut Topology, subnetwork: Ipv4Addr) -> Result<Jobs> {
         let mut names = Vec::new();
         let mut services = Vec::new();
         for number in 0..JOBS {
@@ -157,11 +165,13 @@ impl Jobs {
             names,
             addresses: Vec::new(),
             host,
+            subnetwork,
             input: publisher.stdin().context("the publisher's input")?,
             made: 0,
             publisher,
             subscriber,
         };
+        // Each once, so that all of them run.
         for _ in 0..u32::from(JOBS) * u32::from(INSTANCES) {
             jobs.announce()?;
         }
@@ -180,8 +190,7 @@ impl Jobs {
         let name = self.names.get(job).context("a job")?;
         let line = json!({
             "appname": name, "status": "DEPLOYED", "instance_number": instance,
-            "nsip": format!("10.18.255.{address}"), "nsipv6": format!("fc00::ff:{address:x}"),
-            "host_ip": self.host, "host_port": "50103",
+            "nsip": Ipv4Addr::from(u32::from(self.subnetwork) + address), "host_ip": self.host, "host_port": "50103",
         });
         self.made += 1;
         writeln!(self.input, "{line}").context("the publisher has ended")
@@ -256,12 +265,23 @@ impl Jobs {
     }
 }
 
+/// The subnetwork of the node that a container is on, by the container's own address.
+fn subnetwork_of(container: &Namespace) -> Result<Ipv4Addr> {
+    let told = container.ip(&["-4", "-oneline", "address", "show", "scope", "global"])?;
+    let address = told.split_whitespace().skip_while(|word| *word != "inet");
+    let address = address.skip(1).find_map(|word| word.split('/').next());
+    let address: Ipv4Addr = address
+        .and_then(|address| address.parse().ok())
+        .with_context(|| format!("no address in {told:?}"))?;
+    Ok(Ipv4Addr::from(u32::from(address) & !(SUBNETWORK - 1)))
+}
+
 /// Job, instance, and the last part of its address in a change.
 fn place(number: u32) -> (usize, u32, u32) {
     let (jobs, instances) = (u32::from(JOBS), u32::from(INSTANCES));
     let job = usize::try_from(number % jobs).unwrap_or(0);
     let time = number / (jobs * instances);
-    (job, number / jobs % instances, time % 250 + 1)
+    (job, number / jobs % instances, FIRST + time % ADDRESSES)
 }
 
 #[cfg(test)]

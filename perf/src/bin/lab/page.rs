@@ -210,8 +210,11 @@ pub fn plots(results: &Results) -> Result<Vec<(String, String)>> {
     Ok(found)
 }
 
+/// What, its unit, and a cell for each peer.
+type Row = (String, String, Vec<String>);
+
 /// Figures as rows: what, unit, and a cell for each peer that is in any.
-fn table(results: &Results) -> (Vec<&'static str>, Vec<(String, String, Vec<String>)>) {
+fn table(results: &Results) -> (Vec<&'static str>, Vec<Row>) {
     let there = |peer: &&str| {
         let mut figures = results.figures.iter();
         figures.any(|figure| figure.values.contains_key(*peer))

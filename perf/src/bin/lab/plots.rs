@@ -206,7 +206,8 @@ pub fn bars(title: &str, up: &str, bars: &[Bar]) -> Result<String> {
     if bars.is_empty() {
         return Err(anyhow!("{title}: there is nothing to plot"));
     }
-    let top = if top > 0.0 { top * 1.15 } else { 1.0 };
+    // Room for the values and the legend.
+    let top = if top > 0.0 { top * 1.4 } else { 1.0 };
     #[allow(clippy::cast_precision_loss)] // a handful
     let count = bars.len() as f64;
     let mut text = String::new();
@@ -253,7 +254,7 @@ pub fn bars(title: &str, up: &str, bars: &[Bar]) -> Result<String> {
                 .map_err(failed)?;
             let value = Text::new(
                 tick(bar.value),
-                (left, bar.value.max(bar.range.1) + top * 0.05),
+                (left, bar.value.max(bar.range.1) + top * 0.04),
                 (FONT, 14),
             );
             chart.draw_series([value]).map_err(failed)?;

@@ -84,7 +84,7 @@ fn rendered(results: &Results, paint: &Paint) -> String {
     }
     let _ = writeln!(
         text,
-        "\n{}{:<16} {:<14} {:<34} {:<24}{}",
+        "\n{}{:<16} {:<14} {:<36} {:<24}{}",
         paint.bold, "case", "figure", "wanted", "measured", paint.plain
     );
     for verdict in &results.targets {
@@ -98,7 +98,7 @@ fn rendered(results: &Results, paint: &Paint) -> String {
         let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
         let _ = writeln!(
             text,
-            "{:<16} {:<14} {:<34} {value:<24} {colour}{}{}{reason}",
+            "{:<16} {:<14} {:<36} {value:<24} {colour}{}{}{reason}",
             verdict.case,
             verdict.figure,
             wanted(verdict),

@@ -183,8 +183,8 @@ fn ratios(values: &Values) -> BTreeMap<String, Measured> {
     };
     let of = |(peer, theirs): (&String, &BTreeMap<u16, f64>)| {
         let of = |(&round, ours): (&u16, &f64)| {
-            let ratio = ours / theirs.get(&round)?;
-            ratio.is_finite().then_some((round, ratio))
+            let theirs = theirs.get(&round).filter(|theirs| **theirs > 0.0)?;
+            Some((round, ours / theirs)).filter(|(_, ratio)| ratio.is_finite())
         };
         let rounds = ours.iter().filter_map(of).collect();
         Some((peer.clone(), Measured::of(rounds)?))

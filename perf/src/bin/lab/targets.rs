@@ -41,6 +41,7 @@ enum Where {
     ManyCores,
 }
 
+#[derive(Clone, Copy)]
 struct Target {
     case: &'static str,
     figure: &'static str,

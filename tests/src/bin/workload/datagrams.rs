@@ -87,8 +87,10 @@ pub fn round_trips(
         times.get(place).map(|time| time.as_nanos() as f64 / 1000.0)
     };
     let most = times.last().map(|time| time.as_nanos() as f64 / 1000.0);
-    Ok(json!({"answered": times.len(), "lost": lost, "p50_us": at(50), "p90_us": at(90), "p99_us": at(99),
-        "max_us": most}))
+    Ok(
+        json!({"answered": times.len(), "lost": lost, "p50_us": at(50), "p90_us": at(90), "p99_us": at(99),
+        "max_us": most}),
+    )
 }
 
 /// A datagram socket to `target` from `port`; 0 takes a free one.

@@ -330,7 +330,7 @@ mod tests {
     fn what_is_missing_between_two_looks_is_lost() {
         let pattern = pattern();
         let mut tally = Tally::new(5);
-        let mut see = |tally: &mut Tally, sender: u32, numbers: &[u64]| {
+        let see = |tally: &mut Tally, sender: u32, numbers: &[u64]| {
             let mut datagram = [0; 64];
             for &number in numbers {
                 fill(&mut datagram, 5 << 16 | sender, number, &pattern);
