@@ -1,6 +1,7 @@
-//! What the benchmarks share: numbers that say how far they can be trusted, and whom to measure.
+//! What the benchmarks share: numbers that say how far they can be trusted, colours, and whom to measure.
 #![forbid(unsafe_code)]
 
+pub mod paint;
 pub mod ways;
 
 use serde::Serialize;

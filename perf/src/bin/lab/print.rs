@@ -1,44 +1,18 @@
 //! What a run found, for a person at a terminal or for a pipe.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
+
+use perf::paint::Paint;
 
 use crate::page::{ORDER, outcome, short, spread, wanted};
 use crate::plots::called;
 use crate::results::Results;
 use crate::targets::Outcome;
 
-struct Paint {
-    bold: &'static str,
-    good: &'static str,
-    bad: &'static str,
-    dim: &'static str,
-    plain: &'static str,
-}
-
-const COLOURS: Paint = Paint {
-    bold: "\x1b[1m",
-    good: "\x1b[32m",
-    bad: "\x1b[31m",
-    dim: "\x1b[2m",
-    plain: "\x1b[0m",
-};
-const NONE: Paint = Paint {
-    bold: "",
-    good: "",
-    bad: "",
-    dim: "",
-    plain: "",
-};
-
 /// The table, in colour on a terminal.
 #[must_use]
 pub fn table(results: &Results) -> String {
-    let paint = match std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
-        true => COLOURS,
-        false => NONE,
-    };
-    rendered(results, &paint)
+    rendered(results, &Paint::of_stdout())
 }
 
 fn rendered(results: &Results, paint: &Paint) -> String {
@@ -142,7 +116,7 @@ mod tests {
         )]);
         run.skipped.insert("soak".into(), "needs --full".into());
         run.targets = judge(&run);
-        let plain = rendered(&run, &NONE);
+        let plain = rendered(&run, &perf::paint::NONE);
         assert!(!plain.contains('\x1b'));
         for wanted in [
             "two-tcp/rate",
@@ -153,7 +127,7 @@ mod tests {
         ] {
             assert!(plain.contains(wanted), "{wanted} in\n{plain}");
         }
-        let coloured = rendered(&run, &COLOURS);
+        let coloured = rendered(&run, &perf::paint::COLOURS);
         assert!(coloured.contains("\x1b[32mreached\x1b[0m"), "{coloured}");
     }
 }

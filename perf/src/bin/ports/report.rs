@@ -1,9 +1,9 @@
 //! What was measured, for people and for programs.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
 
 use perf::Spread;
+use perf::paint::Paint;
 use serde::Serialize;
 
 /// A ratio, or a figure, and what is asked of it.
@@ -92,35 +92,9 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-struct Paint {
-    bold: &'static str,
-    good: &'static str,
-    bad: &'static str,
-    dim: &'static str,
-    plain: &'static str,
-}
-
-const COLOURS: Paint = Paint {
-    bold: "\x1b[1m",
-    good: "\x1b[32m",
-    bad: "\x1b[31m",
-    dim: "\x1b[2m",
-    plain: "\x1b[0m",
-};
-const NONE: Paint = Paint {
-    bold: "",
-    good: "",
-    bad: "",
-    dim: "",
-    plain: "",
-};
-
 /// Prints a table, in colour on a terminal.
 pub fn print(report: &Report) {
-    let paint = match std::io::stdout().is_terminal() {
-        true => COLOURS,
-        false => NONE,
-    };
+    let paint = Paint::of_stdout();
     println!(
         "{} rounds of {} s on {} cores; our workers wait on {}",
         report.rounds, report.seconds, report.cores, report.waiting
