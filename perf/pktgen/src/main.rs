@@ -75,7 +75,9 @@ impl Machine {
             };
             match Eal::init(huge) {
                 Err(EalError::NoHugetlbfs | EalError::NoHugepages | EalError::Permission(_)) => {}
-                other => return Ok(other?),
+                other => {
+                    return other.context("with hugepages (--no-huge takes ordinary memory)");
+                }
             }
         }
         Ok(Eal::init(options)?)

@@ -25,7 +25,7 @@ pub enum WireError {
     #[error(transparent)]
     Port(#[from] PortError),
     /// Its memory.
-    #[error(transparent)]
+    #[error("{0}; pktgen takes ordinary memory with --no-huge, and more of it with --memory")]
     Pool(#[from] MempoolError),
     /// Nobody said.
     #[error(
