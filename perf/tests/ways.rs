@@ -7,7 +7,7 @@
 )]
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use journeys::measure::{BULK_PORT, ECHO_PORT};
@@ -52,7 +52,7 @@ impl Machine {
 }
 
 /// Processes that work in a run's folder.
-fn processes_in(folder: &std::path::Path) -> Vec<PathBuf> {
+fn processes_in(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries
         .map(|entry| entry.path())
@@ -60,6 +60,12 @@ fn processes_in(folder: &std::path::Path) -> Vec<PathBuf> {
             std::fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder))
         })
         .collect()
+}
+
+/// What a process of `/proc` has open or mapped elsewhere than in its run's folder and would outlast it.
+fn files_of(process: &Path) -> BTreeSet<String> {
+    let pid = process.file_name().and_then(|name| name.to_str());
+    journeys::run::files_of(pid.unwrap().parse().unwrap())
 }
 
 fn carries_everything(way: &Way, means: Means<'_>) {
@@ -118,9 +124,20 @@ fn lays_and_leaves_nothing(settings: Settings) {
             }
         }
     }
-    assert!(!processes_in(&folder).is_empty());
+    let working = processes_in(&folder);
+    assert!(!working.is_empty());
+    let files: BTreeSet<_> = working
+        .iter()
+        .flat_map(|process| files_of(process))
+        .collect();
+    assert!(!files.is_empty());
     field.down().unwrap();
     assert_eq!(processes_in(&folder), Vec::<PathBuf>::new());
+    let left: Vec<_> = files
+        .iter()
+        .filter(|file| Path::new(file).exists())
+        .collect();
+    assert_eq!(left, Vec::<&String>::new());
     assert!(!folder.exists());
     assert_eq!(Machine::now(), before);
 }

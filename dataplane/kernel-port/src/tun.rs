@@ -36,3 +36,18 @@ pub fn open(name: &str) -> Result<File, KernelPortError> {
     })?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_no_interface_can_have_is_refused() {
+        for name in ["", "a-name-that-is-too-long"] {
+            assert!(matches!(
+                open(name),
+                Err(KernelPortError::BadInterfaceName(_))
+            ));
+        }
+    }
+}

@@ -4,7 +4,8 @@
 //!
 //! Nothing of the machine's own Open vSwitch is touched: databases, sockets and pid files lie in the run's folder. Memory
 //! is no hugepages' (`--no-huge`), as testpmd's. Each switch has one polling thread, on a core of its own as far as there
-//! are cores (with fewer than four it may sleep for 50 µs when there is little to do); the kernel's module is not used, but a kernel that has it may load it by itself.
+//! are cores; with fewer than four it may sleep for 50 µs when there is little to do. The kernel's module is not used, but
+//! a kernel that has it may load it by itself.
 
 mod switch;
 
