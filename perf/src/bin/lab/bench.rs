@@ -431,6 +431,10 @@ impl Bench {
         });
         self.alone = Some(alone);
         let costs = costs?;
+        if let (None, Some(why)) = (costs.values.get(OURS), costs.missing.get(OURS)) {
+            // The machine's fault, not ours.
+            bail!("{why}");
+        }
         let figure = costs.figure(case, "per packet", "us", Better::Lower, |cost| cost.0);
         self.figures.push(figure);
         let figure = costs.figure(case, "generator and sink", "us", Better::Lower, |cost| {

@@ -11,6 +11,8 @@ use crate::probe::{Load, Probe};
 
 /// Datagrams a second: what every peer can carry.
 pub const RATE: u64 = 30_000;
+/// A machine that is so busy, as a share of all cores, has no room to show a difference.
+const FULL: f64 = 0.95;
 /// Until the load is there.
 const BEFORE: Duration = Duration::from_millis(400);
 
@@ -77,6 +79,13 @@ pub fn per_packet(probe: Probe<'_>, seconds: f64) -> Result<f64> {
     );
     #[allow(clippy::cast_precision_loss)] // hundredths of a second
     let busy = (after - before) as f64 * 10_000.0;
+    let cores = std::thread::available_parallelism().map_or(1.0, |cores| {
+        f64::from(u32::try_from(cores.get()).unwrap_or(u32::MAX))
+    });
+    ensure!(
+        busy < time.as_secs_f64() * 1e6 * cores * FULL,
+        "no core of this machine was idle: what a packet costs cannot be told"
+    );
     Ok(busy / (counted.received_per_second() * time.as_secs_f64()))
 }
 

@@ -22,14 +22,14 @@ pub enum Case {
     OneUdp64,
     /// Two nodes: echoes of 64 bytes, idle and with half of our highest rate beside them
     TwoRr,
-    /// Two nodes: processor time of the whole machine per packet
-    TwoBusy,
-    /// One node: the same
-    OneBusy,
     /// Routes change 1,000 times a second while the highest lossless rate passes
     Churn,
     /// Flows opened and closed: failures, and growth in memory
     Soak,
+    /// Two nodes: processor time of the whole machine per packet
+    TwoBusy,
+    /// One node: the same
+    OneBusy,
     /// Two nodes: echoes at 0, 10, 50 and 90 % of each peer's own PDR
     Latency,
     /// Two nodes: throughput with 1, 32 and 1,024 flows
@@ -109,7 +109,7 @@ impl Pace {
             searches: 1,
             care: Care {
                 seconds,
-                trials: 10,
+                trials: 8,
                 deciding: 1,
                 precision: 0.05,
             },
