@@ -33,6 +33,8 @@ const HOST_US: u64 = 50;
 /// Empty rounds before a worker that may sleep does. Polling a little longer than one round trip through the kernel
 /// spares a wake-up per packet of a conversation.
 const EMPTY_ROUNDS: u32 = 16;
+/// So many packets of containers go out before the other ports are looked at: these looks are system calls.
+const FEW: usize = 4;
 /// Reports about paths passed on in a millisecond: a flood of them must not keep the control thread from its work.
 const REPORTS: u32 = 4;
 /// The longest sleep: expiry goes on when nothing else does.
@@ -414,6 +416,11 @@ impl Worker {
                 pipeline.burst_from_port(number, &mut frames_of_port);
             }
 
+            // A few are in no burst that grows by waiting for what other ports have.
+            if (1..=FEW).contains(&work) {
+                pipeline.output.flush();
+            }
+
             // Other nodes.
             let Ports { uplink, eye, .. } = &mut pipeline.output;
             work += uplink.receive(eye.open(), BURST, &mut |received| {
@@ -489,7 +496,12 @@ impl Worker {
                 continue;
             }
             empty_rounds += 1;
-            if idle == Idle::Spin || empty_rounds < EMPTY_ROUNDS {
+            if idle == Idle::Spin {
+                continue;
+            }
+            if empty_rounds < EMPTY_ROUNDS {
+                // Where there are few cores, whom the last packet woke may wait for this one.
+                std::thread::yield_now();
                 continue;
             }
 

@@ -225,6 +225,19 @@ fn join(sockets: &[Arc<OwnedFd>]) -> Result<(), KernelPortError> {
     )
 }
 
+/// It receives nothing: it is bound to no protocol.
+fn cutting_socket() -> io::Result<OwnedFd> {
+    let socket = syscall::socket(libc::AF_PACKET, libc::SOCK_RAW)?;
+    set(socket.as_fd(), libc::PACKET_VNET_HDR, 1)?;
+    syscall::set_option(
+        socket.as_fd(),
+        libc::SOL_SOCKET,
+        libc::SO_SNDBUFFORCE,
+        BUFFER,
+    )?;
+    Ok(socket)
+}
+
 fn set(fd: BorrowedFd<'_>, option: c_int, value: c_int) -> io::Result<()> {
     syscall::set_option(fd, libc::SOL_PACKET, option, value)
 }
@@ -234,6 +247,8 @@ pub struct AccessPort {
     // Before the socket: the mapping goes first.
     ring: Ring,
     socket: Arc<OwnedFd>,
+    /// For frames that an interface cannot take as they are: without PACKET_QDISC_BYPASS the kernel cuts them itself.
+    cutting: OwnedFd,
     landings: Landings,
     /// Large frames received and not yet matched with their marks: `next_large..landed`.
     next_large: usize,
@@ -271,6 +286,7 @@ impl AccessPort {
             syscall::set_option(fd, libc::SOL_SOCKET, buffer, BUFFER)
                 .map_err(failed("sizing the buffers of a packet socket"))?;
         }
+        let cutting = cutting_socket().map_err(failed("opening a packet socket to send by"))?;
         let ring = Ring::map(&socket, ring_frames)
             .map_err(failed("mapping the receive ring of a packet socket"))?;
         let [_, _, high, low] = libc::ETH_P_ALL.to_be_bytes();
@@ -288,6 +304,7 @@ impl AccessPort {
             flushed: Sent::default(),
             refused: Vec::with_capacity(REFUSING),
             socket,
+            cutting,
         })
     }
 
@@ -450,6 +467,7 @@ impl AccessPort {
                     let label = Label {
                         tag: interface as usize,
                         packets: 1,
+                        segmented: mbuf.offload().segment != dpdk::Segment::None,
                     };
                     self.outbox.finish(name, label, &[]);
                 }
@@ -483,6 +501,18 @@ impl AccessPort {
                 }
                 Err(error) => error.raw_os_error(),
             };
+            // Too large for an interface without segmentation offload, or it has no carrier.
+            if error == Some(libc::ENOBUFS) && self.outbox.label(first).segmented {
+                // SAFETY: as above.
+                #[allow(unsafe_code)]
+                let sent = unsafe { self.outbox.send_one(self.cutting.as_fd(), first) };
+                if sent.is_ok() {
+                    self.stats.sent += 1;
+                    self.flushed.sent += 1;
+                    first += 1;
+                    continue;
+                }
+            }
             match error {
                 Some(libc::EAGAIN | libc::EINTR) if tries > 0 => tries -= 1,
                 Some(libc::EAGAIN | libc::EINTR) => {

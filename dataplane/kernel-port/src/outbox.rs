@@ -39,6 +39,8 @@ pub(crate) struct Label {
     pub(crate) tag: usize,
     /// Packets in it.
     pub(crate) packets: usize,
+    /// Whether it is a frame that whoever sends it must cut into segments.
+    pub(crate) segmented: bool,
 }
 
 pub(crate) struct Outbox {
@@ -67,7 +69,11 @@ impl Outbox {
                 std::mem::zeroed::<libc::iovec>(),
             )
         };
-        let label = Label { tag: 0, packets: 0 };
+        let label = Label {
+            tag: 0,
+            packets: 0,
+            segmented: false,
+        };
         Outbox {
             messages: vec![message; messages].into(),
             labels: vec![label; messages].into(),
@@ -216,6 +222,20 @@ impl Outbox {
             )
         };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Sends message `index` alone.
+    ///
+    /// # Safety
+    /// As for [`Outbox::send`].
+    pub(crate) unsafe fn send_one(&mut self, fd: BorrowedFd<'_>, index: usize) -> io::Result<()> {
+        let message = &raw const self.messages[..self.used_messages][index].msg_hdr;
+        // SAFETY: as in `send`.
+        let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), message, libc::MSG_DONTWAIT) };
+        if sent < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
     }
 
     /// Writes message `index` to a TAP queue.

@@ -279,7 +279,11 @@ impl TapPort {
                 self.drop_packet(|stats| &mut stats.tx_invalid);
                 continue;
             }
-            let label = Label { tag: 0, packets: 1 };
+            let label = Label {
+                tag: 0,
+                packets: 1,
+                segmented: false,
+            };
             self.outbox.finish(Name::EMPTY, label, &[]);
             loop {
                 // SAFETY: the outbox holds segments of an mbuf in `queue`, which is cleared after it.

@@ -150,8 +150,22 @@ fn set_segment(socket: &UdpSocket, size: u16) {
 
 #[test]
 fn a_tcp_stream_crosses_in_large_segments_unharmed() {
-    const TOTAL: usize = 48 << 20;
+    a_tcp_stream_crosses(&Node::new(2));
+}
+
+#[test]
+fn an_interface_that_cannot_cut_segments_gets_them_cut() {
     let node = Node::new(2);
+    for end in ["h0", "h1"] {
+        let off = ["-K", end, "tx", "off", "tso", "off", "gso", "off"];
+        let set = || std::process::Command::new("ethtool").args(off).output();
+        assert!(node.host.run(set).unwrap().status.success());
+    }
+    a_tcp_stream_crosses(&node);
+}
+
+fn a_tcp_stream_crosses(node: &Node) {
+    const TOTAL: usize = 48 << 20;
     let (mut group, mut ports) = node.open(1);
     let ends = [node.interface(0), node.interface(1)];
     group.set_interfaces(&[(ends[0], 0), (ends[1], 0)]).unwrap();

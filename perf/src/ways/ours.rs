@@ -1,17 +1,13 @@
 //! This project as a user runs it: managers, two nodes with the `NetManager` of this build (`packet` access ports), and
 //! containers that were deployed through the contract's interfaces. With offloads the uplink is `socket`, the default;
 //! without them it is an ethdev on the underlay interface by the `af_packet` PMD, which knows none.
-//!
-//! A node's ends of containers' cables stay as the Net Manager makes them. It joins segments that come from other nodes
-//! before a container gets them, and counts on its own end to take these: with `ethtool -K … tso off` there the kernel
-//! refuses each (`port_refused`), and TCP between nodes all but stops. So without offloads what containers and nodes send
-//! is of one MTU at most, but what a container receives from the other node may be larger.
 
 use anyhow::{Context, Result};
 use journeys::container::Container;
 use journeys::node::Uplink;
 use journeys::orchestrator::{Service, Table};
 use journeys::topology::{Deployed, Plan, Topology};
+use serde_json::Value;
 
 use super::kernel::INSIDE;
 use super::laid::{Laid, Lane, Worker};
@@ -69,6 +65,14 @@ impl Ours {
         if settings.offloads == Offloads::Off {
             for deployed in servers.iter().chain([&client, &other]) {
                 plain(&deployed.container.namespace(), INSIDE)?;
+            }
+            for node in &topology.nodes {
+                // The node's ends of the containers' cables: it cuts what it has joined.
+                let links = node.namespace.ip(&["-j", "link", "show", "type", "veth"])?;
+                let links: Vec<Value> = serde_json::from_str(&links).context("ip's list")?;
+                for name in links.iter().filter_map(|link| link["ifname"].as_str()) {
+                    plain(&node.namespace, name)?;
+                }
             }
         }
         let way = |nodes: Nodes, name: &str, client: &Deployed, n: usize| -> Result<Way> {

@@ -31,7 +31,7 @@ pub enum Offloads {
     #[default]
     On,
     /// Nobody: checksums are finished and frames are of one MTU at most, on the containers' interfaces, on the nodes'
-    /// ends of these cables (but for [ours](super::ours), which joins what it delivers), and on the underlay.
+    /// ends of these cables, and on the underlay.
     Off,
 }
 

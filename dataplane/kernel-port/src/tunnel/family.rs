@@ -226,7 +226,11 @@ impl Family {
                     break;
                 }
             }
-            let label = Label { tag: at, packets };
+            let label = Label {
+                tag: at,
+                packets,
+                segmented: false,
+            };
             let tos = c_int::from(self.tos[at]).to_ne_bytes();
             let size = u16::try_from(size).unwrap_or(u16::MAX).to_ne_bytes();
             let class = if self.v6 {
