@@ -1,6 +1,8 @@
 //! What carrying a packet costs the whole machine, whoever does it: a worker's thread, a softirq, or a process that was
 //! interrupted by one.
 
+use std::collections::HashMap;
+use std::fs::{self, DirEntry};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,21 +18,43 @@ const FULL: f64 = 0.95;
 /// Until the load is there.
 const BEFORE: Duration = Duration::from_millis(400);
 
-/// Processor time of all cores so far that was not idle, in ticks of a hundredth of a second.
-fn ticks() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
-    busy_of(&text).context("/proc/stat has no line of all cores")
+/// How long each thread of this machine, the kernel's own included, has been running, in nanoseconds. Unlike the times in
+/// `/proc/stat`, which a clock samples a hundred times a second, these miss nothing that is shorter than a tick; an
+/// interrupt counts for whom it interrupts, and for nobody on an idle core.
+fn running() -> Result<HashMap<u32, u64>> {
+    let mut times = HashMap::new();
+    let number = |entry: &DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    for process in fs::read_dir("/proc").context("reading /proc")?.flatten() {
+        if number(&process).is_none() {
+            continue;
+        }
+        // One that has just ended has no threads.
+        let Ok(threads) = fs::read_dir(process.path().join("task")) else {
+            continue;
+        };
+        for thread in threads.flatten() {
+            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            if let (Some(id), Some(time)) = (number(&thread), first(&text)) {
+                times.insert(id, time);
+            }
+        }
+    }
+    ensure!(
+        !times.is_empty(),
+        "this kernel does not say how long threads have run (CONFIG_SCHED_INFO)"
+    );
+    Ok(times)
 }
 
-fn busy_of(stat: &str) -> Option<u64> {
-    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let fields: Vec<u64> = line
-        .split_whitespace()
-        .map_while(|word| word.parse().ok())
-        .collect();
-    // user nice system idle iowait irq softirq (steal and guests are others')
-    let [user, nice, system, _, _, irq, softirq] = *fields.first_chunk::<7>()?;
-    Some(user + nice + system + irq + softirq)
+fn first(schedstat: &str) -> Option<u64> {
+    schedstat.split_whitespace().next()?.parse().ok()
+}
+
+/// What all threads have run between two looks, ns. Who ended in between counts for nothing.
+fn spent(before: &HashMap<u32, u64>, after: &HashMap<u32, u64>) -> u64 {
+    let since =
+        |(id, time): (&u32, &u64)| time.saturating_sub(before.get(id).copied().unwrap_or(0));
+    after.iter().map(since).sum()
 }
 
 /// A generator and a sink with only a cable between them.
@@ -60,16 +84,16 @@ pub fn cable_alone(means: Means<'_>) -> Result<Way> {
 /// # Errors
 /// When more than a tenth of the load does not arrive.
 pub fn per_packet(probe: Probe<'_>, seconds: f64) -> Result<f64> {
-    let running = probe.begin(&Load {
+    let load = probe.begin(&Load {
         rate: RATE,
         flows: 1,
         seconds: seconds + 2.0 * BEFORE.as_secs_f64(),
     })?;
     std::thread::sleep(BEFORE);
-    let (begin, before) = (Instant::now(), ticks()?);
+    let (begin, before) = (Instant::now(), running()?);
     std::thread::sleep(Duration::from_secs_f64(seconds));
-    let (time, after) = (begin.elapsed(), ticks()?);
-    let counted = probe.end(running)?;
+    let (time, after) = (begin.elapsed(), running()?);
+    let counted = probe.end(load)?;
     #[allow(clippy::cast_precision_loss)] // RATE is small
     let wanted = RATE as f64;
     ensure!(
@@ -77,8 +101,8 @@ pub fn per_packet(probe: Probe<'_>, seconds: f64) -> Result<f64> {
         "only {:.0} of {RATE} datagrams a second arrived",
         counted.received_per_second()
     );
-    #[allow(clippy::cast_precision_loss)] // hundredths of a second
-    let busy = (after - before) as f64 * 10_000.0;
+    #[allow(clippy::cast_precision_loss)] // an hour of nanoseconds is exact
+    let busy = spent(&before, &after) as f64 / 1e3;
     let cores = std::thread::available_parallelism().map_or(1.0, |cores| {
         f64::from(u32::try_from(cores.get()).unwrap_or(u32::MAX))
     });
@@ -94,10 +118,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_waiting_and_stolen_time_is_not_busy() {
-        let stat = "cpu  100 20 30 4000 500 6 7 8000 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
-        assert_eq!(busy_of(stat), Some(163));
-        assert_eq!(busy_of("cpu0 1 2 3 4 5 6 7\n"), None);
-        assert!(ticks().unwrap() > 0);
+    fn what_ran_between_two_looks_is_counted_to_the_nanosecond() {
+        let before = HashMap::from([(1, 100), (2, 50)]);
+        let after = HashMap::from([(1, 160), (3, 7)]);
+        assert_eq!(spent(&before, &after), 67);
+        assert_eq!(first("123 4 5\n"), Some(123));
+        assert_eq!(first(""), None);
+        let before = running().unwrap();
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(30) {
+            std::hint::black_box(first("1"));
+        }
+        assert!(spent(&before, &running().unwrap()) > 1_000_000);
     }
 }

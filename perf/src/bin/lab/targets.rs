@@ -134,7 +134,7 @@ const TARGETS: [Target; 26] = [
     most("two-busy", "per packet", "kernel", 1.0),
     by(0.0, "none", most("churn", "blocked", "", 1.0)),
     by(0.0, "none", most("soak", "failed", "", 1.0)),
-    by(0.0, "none", most("soak", "retransmitted", "", 1.0)),
+    by(0.0, "none", most("soak", "lost", "", 1.0)),
     // An allocator's page more or less is no growth.
     by(1.0, "one per cent", most("soak", "growth", "", 1.0)),
 ];
