@@ -23,6 +23,7 @@ mod next_hop;
 pub mod node;
 mod pcapng;
 pub mod reload;
+pub mod socket;
 mod state;
 pub mod uplink;
 

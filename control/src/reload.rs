@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigErrors, Settings, Sources};
-use crate::http;
 use crate::log::Log;
+use crate::socket;
 
 /// What a reload did.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +142,7 @@ impl Reload {
             ));
         }
         if report.changed.iter().any(|field| field == "SocketGroup")
-            && let Err(error) = http::give_to_group(&self.socket, new.net.socket_group.as_deref())
+            && let Err(error) = socket::give_to_group(&self.socket, new.net.socket_group.as_deref())
         {
             report.changed.retain(|field| field != "SocketGroup");
             report.remarks.push(error.to_string());

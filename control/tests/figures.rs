@@ -131,7 +131,7 @@ fn what_the_data_plane_counts_is_shown_to_people_and_to_prometheus() {
         }];
         let folder = world::scratch("socket");
         let socket = folder.join("netmanager.sock");
-        let listener = control::http::listen(&socket).await.unwrap();
+        let listener = control::socket::listen(&socket).await.unwrap();
         let (_open, closing) = tokio::sync::watch::channel(false);
         let router = control::http::router(
             std::sync::Arc::clone(&world.node),

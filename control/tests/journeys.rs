@@ -328,7 +328,7 @@ fn the_socket_speaks_json_whatever_the_content_type_and_the_nodes_own_processes_
             "instance_ip": "10.30.0.9", "instance_ip_v6": "fdff::9"}));
         let world = World::start().await;
         let socket = world::scratch("socket").join("nm.sock");
-        let listener = control::http::listen(&socket).await.unwrap();
+        let listener = control::socket::listen(&socket).await.unwrap();
         let purged = std::sync::Arc::new(tokio::sync::Notify::new());
         let (_close, closing) = tokio::sync::watch::channel(false);
         let router = control::http::router(world.node.clone(), purged, closing);

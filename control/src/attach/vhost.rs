@@ -7,19 +7,11 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use tokio::net::UnixStream;
 
 use super::AttachError;
 use crate::config::VhostConfig;
-use crate::http::{SocketError, give_to_group};
 use crate::instance;
-
-/// Looks at a socket that answers before it counts as another's: a process that was killed while it ran a program (nft,
-/// ip) leaves its sockets to that one until it ends.
-const LOOKS: u32 = 40;
-const BETWEEN: Duration = Duration::from_millis(50);
+use crate::socket::{self, SocketError};
 
 /// Ends the name of each socket.
 const SUFFIX: &str = ".sock";
@@ -51,8 +43,8 @@ fn failed(path: &Path, error: impl std::fmt::Display) -> AttachError {
 }
 
 /// Makes the folder, and room for the socket where an earlier process left its own.
-pub async fn clear(socket: &Path) -> Result<(), AttachError> {
-    if let Some(folder) = socket.parent()
+pub async fn clear(path: &Path) -> Result<(), AttachError> {
+    if let Some(folder) = path.parent()
         && !folder.is_dir()
     {
         std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
@@ -60,24 +52,21 @@ pub async fn clear(socket: &Path) -> Result<(), AttachError> {
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(folder, open).map_err(|error| failed(folder, error))?;
     }
-    for _ in 0..LOOKS {
-        match UnixStream::connect(socket).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(_) => return remove(socket),
-            Ok(_) => tokio::time::sleep(BETWEEN).await,
-        }
-    }
-    Err(AttachError::Vhost(format!(
-        "{}: another program listens there; stop it, or choose another VhostFolder",
-        socket.display()
-    )))
+    socket::make_room(path).await.map_err(|error| match error {
+        SocketError::Live(path) => AttachError::Vhost(format!(
+            "{}: another program listens there; stop it, or choose another VhostFolder",
+            path.display()
+        )),
+        SocketError::Io(path, error) => failed(&path, error),
+        other @ SocketError::Group(_) => failed(path, other),
+    })
 }
 
 /// Lets the group use a socket that DPDK has made.
 pub fn give(socket: &Path, config: &VhostConfig) -> Result<(), AttachError> {
     let mode = std::fs::Permissions::from_mode(0o660);
     std::fs::set_permissions(socket, mode).map_err(|error| failed(socket, error))?;
-    give_to_group(socket, config.group.as_deref()).map_err(|error| match error {
+    socket::give_to_group(socket, config.group.as_deref()).map_err(|error| match error {
         SocketError::Group(group) => AttachError::Vhost(format!(
             "VhostGroup: there is no group `{group}`; create it (groupadd {group}), or name another, and restart"
         )),
@@ -118,6 +107,7 @@ pub fn sweep(folder: &Path, instance: &str, used: &[&Path]) {
 mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixListener;
+    use std::time::Duration;
 
     use super::*;
 
@@ -152,7 +142,7 @@ mod tests {
         assert!(error.contains("another program listens"), "{error}");
         // A child of the killed process holds it for a moment.
         let (cleared, ()) = tokio::join!(clear(&socket), async {
-            tokio::time::sleep(BETWEEN * 3).await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
             drop(listener);
         });
         cleared.unwrap();

@@ -14,7 +14,7 @@ use crate::log::Log;
 use crate::node::{Node, Options as NodeOptions};
 use crate::reload::{Reload, Token};
 use crate::state::StateFile;
-use crate::{dataplane, http, instance, uplink};
+use crate::{dataplane, http, instance, socket, uplink};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -137,10 +137,10 @@ async fn serve(options: &Options, sources: Sources, settings: Settings, log: Arc
         "Net Manager starts"
     );
     // The socket first: two Net Managers on one path must not both touch the machine.
-    let listener = http::listen(&options.socket).await?;
+    let listener = socket::listen(&options.socket).await?;
     let _socket_file = Unlink(options.socket.clone());
     if let Some(group) = &settings.net.socket_group
-        && let Err(error) = http::give_to_group(&options.socket, Some(group))
+        && let Err(error) = socket::give_to_group(&options.socket, Some(group))
     {
         tracing::warn!(%error, "only the owner may use the socket");
     }

@@ -7,7 +7,6 @@ mod metrics;
 mod reload;
 mod services;
 mod show;
-mod socket;
 mod stream;
 mod tcp;
 mod trace;
@@ -29,7 +28,6 @@ use crate::node::{Kind, Node, Refusal};
 pub use reload::router as reload_router;
 pub use services::{InstanceView, JobView};
 pub use show::{FlowView, PeerView, RouteView};
-pub use socket::{SocketError, give_to_group, listen};
 pub use tcp::{guarded, listen_on};
 
 #[derive(Serialize)]

@@ -16,7 +16,7 @@ pub struct Api {
 impl Api {
     pub async fn serve(node: &Arc<Node>) -> Self {
         let socket = super::scratch("socket").join("nm.sock");
-        let listener = control::http::listen(&socket).await.unwrap();
+        let listener = control::socket::listen(&socket).await.unwrap();
         let (close, closing) = watch::channel(false);
         let router = control::http::router(Arc::clone(node), Arc::new(Notify::new()), closing);
         Self {

@@ -565,7 +565,7 @@ impl Served {
     pub async fn start(world: &World) -> Self {
         let folder = scratch("socket");
         let socket = folder.join("netmanager.sock");
-        let listener = control::http::listen(&socket).await.unwrap();
+        let listener = control::socket::listen(&socket).await.unwrap();
         let (open, closing) = tokio::sync::watch::channel(false);
         let purged = Arc::new(tokio::sync::Notify::new());
         let router = control::http::router(Arc::clone(&world.node), purged, closing);

@@ -1,4 +1,4 @@
-//! The unix socket: a stale file is replaced, a live one is not.
+//! Unix sockets, our own and those that DPDK makes for us: a stale file is replaced, a live one is not.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -44,15 +44,12 @@ pub fn give_to_group(path: &Path, group: Option<&str>) -> Result<(), SocketError
         .map_err(|error| SocketError::Io(path.to_owned(), error))
 }
 
-/// Listens on a path with mode 0660, making its folder when missing.
+/// Removes what an earlier process left at a path.
 ///
 /// # Errors
-/// The path is in use or cannot be made.
-pub async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
+/// Somebody listens there, or it is no socket, or it cannot be removed.
+pub async fn make_room(path: &Path) -> Result<(), SocketError> {
     let failed = |error| SocketError::Io(path.to_owned(), error);
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(failed)?;
-    }
     let mut found = UnixStream::connect(path).await;
     for _ in 1..LOOKS {
         if found.is_err() {
@@ -62,13 +59,25 @@ pub async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
         found = UnixStream::connect(path).await;
     }
     match found {
-        Ok(_) => return Err(SocketError::Live(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Ok(_) => Err(SocketError::Live(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(failed)?;
+            std::fs::remove_file(path).map_err(failed)
         }
-        Err(error) => return Err(failed(error)),
+        Err(error) => Err(failed(error)),
     }
+}
+
+/// Listens on a path with mode 0660, making its folder when missing.
+///
+/// # Errors
+/// The path is in use or cannot be made.
+pub async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
+    let failed = |error| SocketError::Io(path.to_owned(), error);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    make_room(path).await?;
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
     Ok(listener)
