@@ -297,7 +297,7 @@ pub fn html(results: &Results) -> Result<String> {
             .map_or_else(|| verdict.reason.clone().unwrap_or_default(), spread);
         write!(
             page,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"{outcome}\">{outcome}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"{outcome}\">{outcome}</td></tr>",
             escaped(&verdict.case),
             escaped(&verdict.figure),
             escaped(wanted(verdict)),
