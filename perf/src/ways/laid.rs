@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use super::settings::Nodes;
 use super::way::Way;
+use crate::threads;
 
 /// A peer in both topologies.
 pub struct Laid {
@@ -203,15 +204,7 @@ impl Worker {
 
     fn cpu_time(&self) -> Result<Duration> {
         self.check_running()?;
-        let mut nanoseconds = 0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            // A thread that has just ended had little.
-            let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) else {
-                continue;
-            };
-            let first = text.split_whitespace().next().context("schedstat")?;
-            nanoseconds += first.parse::<u64>().context("schedstat's first number")?;
-        }
+        let nanoseconds = threads::times(self.pid)?.into_values().sum();
         Ok(Duration::from_nanos(nanoseconds))
     }
 }

@@ -2,11 +2,13 @@
 //! interrupted by one.
 
 use std::collections::HashMap;
-use std::fs::{self, DirEntry};
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use journeys::namespace::{Namespace, Plug, cable};
+use nix::unistd::Pid;
+use perf::threads;
 use perf::ways::{Means, Way};
 
 use crate::probe::{Load, Probe};
@@ -23,31 +25,23 @@ const BEFORE: Duration = Duration::from_millis(400);
 /// interrupt counts for whom it interrupts, and for nobody on an idle core.
 fn running() -> Result<HashMap<u32, u64>> {
     let mut times = HashMap::new();
-    let number = |entry: &DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
     for process in fs::read_dir("/proc").context("reading /proc")?.flatten() {
-        if number(&process).is_none() {
-            continue;
-        }
+        let pid = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+            .map(Pid::from_raw);
         // One that has just ended has no threads.
-        let Ok(threads) = fs::read_dir(process.path().join("task")) else {
-            continue;
-        };
-        for thread in threads.flatten() {
-            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-            if let (Some(id), Some(time)) = (number(&thread), first(&text)) {
-                times.insert(id, time);
-            }
-        }
+        times.extend(
+            pid.and_then(|pid| threads::times(pid).ok())
+                .unwrap_or_default(),
+        );
     }
     ensure!(
         !times.is_empty(),
         "this kernel does not say how long threads have run (CONFIG_SCHED_INFO)"
     );
     Ok(times)
-}
-
-fn first(schedstat: &str) -> Option<u64> {
-    schedstat.split_whitespace().next()?.parse().ok()
 }
 
 /// What all threads have run between two looks, ns. Who ended in between counts for nothing.
@@ -122,12 +116,10 @@ mod tests {
         let before = HashMap::from([(1, 100), (2, 50)]);
         let after = HashMap::from([(1, 160), (3, 7)]);
         assert_eq!(spent(&before, &after), 67);
-        assert_eq!(first("123 4 5\n"), Some(123));
-        assert_eq!(first(""), None);
         let before = running().unwrap();
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_millis(30) {
-            std::hint::black_box(first("1"));
+            std::hint::black_box(begin);
         }
         assert!(spent(&before, &running().unwrap()) > 1_000_000);
     }
