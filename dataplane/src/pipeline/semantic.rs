@@ -120,7 +120,7 @@ impl<O: Output> Pipeline<'_, O> {
 
     /// The answers to what is sent to an Instance IP need no flow, and must meet none that the same ports had before.
     #[inline(always)]
-    pub(super) fn answered_directly(&self, key: &Tuple, flags: TcpFlags) {
+    fn answered_directly(&self, key: &Tuple, flags: TcpFlags) {
         // Of a connection, only its beginning.
         if key.protocol != Protocol::TCP || flags.any(TcpFlags::SYN) {
             self.shard.supersede(&key.answered());

@@ -175,21 +175,12 @@ impl Wire {
         if got == 0 {
             return 0;
         }
-        if let Some(sink) = sink {
-            let now = clock::now();
-            for mbuf in &self.received {
-                if !sink.take(mbuf.data(), now) {
-                    reply(
-                        &self.own,
-                        &self.pool,
-                        self.mac,
-                        mbuf.data(),
-                        &mut self.replies,
-                    );
-                }
-            }
-        } else if !self.own.is_empty() {
-            for mbuf in &self.received {
+        let mut sink = sink.map(|sink| (sink, clock::now()));
+        for mbuf in &self.received {
+            let taken = sink
+                .as_mut()
+                .is_some_and(|(sink, now)| sink.take(mbuf.data(), *now));
+            if !taken {
                 reply(
                     &self.own,
                     &self.pool,
