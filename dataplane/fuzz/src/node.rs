@@ -414,11 +414,11 @@ impl<'a> Node<'a> {
         };
         let (source, destination) = (headers.source, headers.destination);
         let own = |n: usize| is(plan::namespace(n), source) || is(plan::instance(n), source);
-        let service = || {
+        let is_service = |address: Address| {
             (0..plan::JOBS).any(|job| {
                 plan::POLICIES
                     .iter()
-                    .any(|&policy| is(plan::service(job, policy), source))
+                    .any(|&policy| is(plan::service(job, policy), address))
             })
         };
         let lived_at = |instance: usize, host: IpAddr| {
@@ -464,7 +464,7 @@ impl<'a> Node<'a> {
         // Who set it off can only have sent as himself, or answered as the service that was dialled.
         match cause {
             Cause::Container(n) => {
-                let legal = own(n) || (!matches!(sent.to, Place::Tunnel(_)) && service());
+                let legal = own(n) || (!matches!(sent.to, Place::Tunnel(_)) && is_service(source));
                 assert!(back || legal, "container {n} sent as another: {sent:?}");
             }
             Cause::Tunnel(host) => {
@@ -479,8 +479,20 @@ impl<'a> Node<'a> {
                     assert!(error, "sent around: {sent:?}");
                     return;
                 }
-                let legal = service()
-                    || (0..plan::INSTANCES).any(|n| own(n) && lived_at(n, plan::host(host)));
+                let from_there = |address: Address| {
+                    (0..plan::INSTANCES).any(|n| {
+                        (is(plan::namespace(n), address) || is(plan::instance(n), address))
+                            && lived_at(n, plan::host(host))
+                    })
+                };
+                // Who forwards a packet may say why it did not, by an address that nobody knows: to its sender, about
+                // what went to that host.
+                let reports = matches!(headers.icmp, Icmp::Error { .. })
+                    && headers.quoted(packet).is_ok_and(|quoted| {
+                        quoted.source == destination
+                            && (is_service(quoted.destination) || from_there(quoted.destination))
+                    });
+                let legal = is_service(source) || from_there(source) || reports;
                 assert!(legal, "host {host} sent for another: {sent:?}");
             }
             Cause::Host | Cause::Time => {}
