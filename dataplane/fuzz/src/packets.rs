@@ -144,25 +144,23 @@ fn make_at(script: &mut Script<'_>, addresses: [&[Address]; 2], depth: usize) ->
         &l4,
     );
     judge::repair(&mut bytes);
-    let mut sound = true;
-    if shape & (shape::MUTATED | shape::CUT) != 0 {
-        if shape & shape::MUTATED != 0 {
-            for _ in 0..=script.byte() % 4 {
-                let at = usize::from(script.word()) % bytes.len();
-                bytes[at] = script.byte();
-            }
-        }
-        if shape & shape::CUT != 0 {
-            bytes.truncate(usize::from(script.word()) % (bytes.len() + 1));
-        }
-        if shape & shape::UNREPAIRED == 0 {
-            judge::repair(&mut bytes);
-        } else {
-            sound = false;
+    let damaged = shape & (shape::MUTATED | shape::CUT) != 0;
+    if shape & shape::MUTATED != 0 {
+        for _ in 0..=script.byte() % 4 {
+            let at = usize::from(script.word()) % bytes.len();
+            bytes[at] = script.byte();
         }
     }
+    if shape & shape::CUT != 0 {
+        bytes.truncate(usize::from(script.word()) % (bytes.len() + 1));
+    }
+    // Before the repair: it may complete what was cut.
     if shape & shape::PADDED != 0 {
         bytes.extend_from_slice(&[0xee; 17]);
+    }
+    let sound = !damaged || shape & shape::UNREPAIRED == 0;
+    if damaged && sound {
+        judge::repair(&mut bytes);
     }
     Made { bytes, sound }
 }
