@@ -30,9 +30,9 @@ const BURST: usize = 64;
 /// While others keep the worker busy, an empty TAP is asked again after so many µs: asking takes a system call, which
 /// costs as much as several packets.
 const HOST_US: u64 = 50;
-/// Empty rounds before a worker that may sleep does. Polling a little longer than one round trip through the kernel
-/// spares a wake-up per packet of a conversation.
-const EMPTY_ROUNDS: u32 = 16;
+/// Empty rounds before a worker that may sleep does. Each is a system call per port, so more of them are most of what a
+/// lone packet costs (measured at 30,000 packets a second: 16 rounds cost 6 us of 16, and spared no round trip anything).
+const EMPTY_ROUNDS: u32 = 2;
 /// So many packets of containers go out before the other ports are looked at: these looks are system calls.
 const FEW: usize = 4;
 /// Reports about paths passed on in a millisecond: a flood of them must not keep the control thread from its work.
