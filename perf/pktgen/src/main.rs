@@ -4,7 +4,9 @@
 
 mod options;
 
+use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -110,15 +112,40 @@ fn open(devargs: &str, mtu: u16, own: Own) -> Result<Wire> {
     Ok(wire)
 }
 
+/// Does something in a network namespace: a socket that is opened there stays there.
+fn inside<T>(namespace: Option<&Path>, action: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(namespace) = namespace else {
+        return action();
+    };
+    let path = match namespace.components().count() {
+        1 => Path::new("/run/netns").join(namespace),
+        _ => namespace.to_owned(),
+    };
+    let file = |path: &Path| {
+        File::open(path).with_context(|| format!("the network namespace {}", path.display()))
+    };
+    let back = file(Path::new("/proc/thread-self/ns/net"))?;
+    let enter = |file: File| nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET);
+    enter(file(&path)?)
+        .with_context(|| format!("entering the network namespace {}, as root", path.display()))?;
+    let done = action();
+    enter(back).context("leaving a network namespace")?;
+    done
+}
+
 /// Ports, opened, and whom frames are for.
 fn wires(out: &Out, machine: &Machine, profile: &Profile) -> Result<(Wires, Mac)> {
     let mut sources = Own::default();
     if machine.answer_arp {
         sources.add(profile.source.address.into(), profile.source.count);
     }
-    let mut tx = open(&out.tx, profile.mtu, sources)?;
+    let mut tx = inside(out.tx_netns.as_deref(), || {
+        open(&out.tx, profile.mtu, sources)
+    })?;
     let mut rx = match &out.rx {
-        Some(rx) => Some(open(rx, profile.mtu, machine.own(profile))?),
+        Some(rx) => Some(inside(out.rx_netns.as_deref(), || {
+            open(rx, profile.mtu, machine.own(profile))
+        })?),
         None => None,
     };
     let source = Address::from(profile.source.address);
@@ -238,6 +265,7 @@ fn settings(machine: &Machine, seed: u64, destination: Mac, bucket: u64) -> Sett
         verify: machine.verify,
         depth: Duration::from_millis(bucket.min(60_000)),
         drain: Duration::from_millis(machine.drain),
+        nap: Duration::from_micros(machine.nap),
     }
 }
 

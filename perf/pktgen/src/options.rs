@@ -119,6 +119,10 @@ pub struct Machine {
     /// Tells this run's packets from those of another with the same seed
     #[arg(long, default_value_t = 0)]
     pub run: u64,
+    /// Microseconds that one worker for both ends sleeps when neither has anything to do, for a CPU that others need
+    /// too; latencies then include it
+    #[arg(long, default_value_t = 0)]
+    pub nap: u64,
     /// Milliseconds to wait for packets under way
     #[arg(long, default_value_t = 200)]
     pub drain: u64,
@@ -135,6 +139,12 @@ pub struct Out {
     /// Port to receive by
     #[arg(long, conflicts_with = "reflect")]
     pub rx: Option<String>,
+    /// The network namespace of --tx: a name of `ip netns`, or a path
+    #[arg(long, value_name = "NAMESPACE")]
+    pub tx_netns: Option<PathBuf>,
+    /// The one of --rx
+    #[arg(long, value_name = "NAMESPACE", requires = "rx")]
+    pub rx_netns: Option<PathBuf>,
     /// Receive by --tx what something outside sends back
     #[arg(long)]
     pub reflect: bool,

@@ -49,6 +49,8 @@ pub struct Settings {
     pub depth: Duration,
     /// How long after the last packet to wait for those under way.
     pub drain: Duration,
+    /// How long a worker that does both ends of two wires sleeps when there is nothing to do; zero: not at all.
+    pub nap: Duration,
 }
 
 /// Seen from outside while it runs.
@@ -222,7 +224,7 @@ pub fn run(
                 wire: tx,
             };
             workers.push(eal.launch(0, move || {
-                let _gone = done.send(both(begin, end, &seen, drain));
+                let _gone = done.send(both(begin, end, &seen, drain, settings.nap));
             })?);
         }
         Wires::Reflected(wire) => {
@@ -380,7 +382,13 @@ fn receive(mut end: Receiving, progress: &Progress, drain: u64, only: Option<u64
 }
 
 /// Both ends on one lcore.
-fn both(mut begin: Sending, mut end: Receiving, progress: &Progress, drain: u64) -> Ended {
+fn both(
+    mut begin: Sending,
+    mut end: Receiving,
+    progress: &Progress,
+    drain: u64,
+    nap: Duration,
+) -> Ended {
     let mut drain = Drain {
         nanoseconds: drain,
         since: None,
@@ -399,6 +407,9 @@ fn both(mut begin: Sending, mut end: Receiving, progress: &Progress, drain: u64)
             now,
         ) {
             break;
+        }
+        if !nap.is_zero() && !sent && got == 0 {
+            std::thread::sleep(nap);
         }
     }
     Ended {

@@ -346,6 +346,30 @@ fn both_ends_of_a_veth_pair_over_either_family() {
     }
 }
 
+/// One process is both ends of a cable between two namespaces, and of the path that a system under test would be.
+#[test]
+fn one_process_has_an_end_in_each_of_two_namespaces() {
+    let _alone = alone();
+    let file = profile("udp64");
+    // Who holds the second namespace ends with the first one's shell.
+    let script = format!(
+        "own=$(readlink /proc/self/ns/net)\nunshare --net sleep 60 > /dev/null 2>&1 &\nother=$!\n\
+         trap 'kill $other' EXIT\n\
+         while [ \"$(readlink /proc/$other/ns/net)\" = \"$own\" ]; do sleep 0.01; done\n\
+         ip link add va type veth peer name vb netns $other\nip link set va up\n\
+         nsenter --net=/proc/$other/ns/net ip link set vb up\n\
+         $PKTGEN run {file} {PORTS} --rx-netns /proc/$other/ns/net --nap 50 --rate 5kpps --warm-up 0.1 --duration 0.5\n\
+         ! $PKTGEN run {file} {PORTS} --tx-netns no-such-namespace --duration 0.1"
+    );
+    let output = in_namespace(&script);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("/run/netns/no-such-namespace"), "{said}");
+    let report = json(&output);
+    let sent = number(&report, "/sent/packets");
+    assert!(sent > 100, "{report}");
+    assert_eq!(number(&report, "/received/received"), sent, "{report}");
+}
+
 /// A TAP device says that it finishes checksums, so that it is asked to; what comes out of it is complete.
 #[test]
 fn a_device_that_finishes_checksums_does() {

@@ -7,6 +7,7 @@ use anyhow::{Result, bail, ensure};
 use perf::ways::{Awake, Field, Nodes, Settings, Way};
 
 use crate::busy;
+use crate::generator::Generator;
 use crate::plan::{Case, Pace};
 use crate::probe::{Connections, Load, Probe, Trips};
 use crate::progress::Progress;
@@ -20,6 +21,8 @@ pub struct Bench {
     pub field: Field,
     /// How it was laid.
     pub settings: Settings,
+    /// Who sends datagrams.
+    pub generator: Generator,
     /// How thorough.
     pub pace: Pace,
     /// For the person who waits.
@@ -70,10 +73,17 @@ const PER_SECOND: &str = "datagrams/s";
 impl Bench {
     /// Around a field.
     #[must_use]
-    pub fn new(field: Field, settings: Settings, pace: Pace, progress: Progress) -> Bench {
+    pub fn new(
+        field: Field,
+        settings: Settings,
+        generator: Generator,
+        pace: Pace,
+        progress: Progress,
+    ) -> Bench {
         Bench {
             field,
             settings,
+            generator,
             pace,
             progress,
             figures: Vec::new(),
@@ -254,6 +264,7 @@ impl Bench {
                 rate,
                 flows: 1,
                 seconds,
+                by: self.generator,
             })
         })
     }
@@ -346,14 +357,14 @@ impl Bench {
     }
 
     fn requests(&mut self, case: Case) -> Result<()> {
-        let seconds = self.pace.seconds;
+        let (seconds, by) = (self.pace.seconds, self.generator);
         let half = self.pdr()?.get(OURS).copied().unwrap_or(0.0) / 2.0;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
         let half = half.round() as u64;
         // A peer that does not carry the load has its idle figures all the same.
         let trips = self.rounds(case, |_, probe| {
-            let idle = probe.round_trips(seconds, 0)?;
-            let loaded = probe.round_trips(seconds, half.max(1));
+            let idle = probe.round_trips(seconds, 0, by)?;
+            let loaded = probe.round_trips(seconds, half.max(1), by);
             Ok((idle, loaded.map_err(|error| format!("{error:#}"))))
         })?;
         for (name, of) in [
@@ -445,7 +456,7 @@ impl Bench {
     }
 
     fn latency(&mut self, case: Case) -> Result<()> {
-        let seconds = self.pace.seconds;
+        let (seconds, by) = (self.pace.seconds, self.generator);
         let pdr = self.pdr()?;
         for &percent in self.pace.loads {
             let trips = self.rounds(case, |peer, probe| {
@@ -455,7 +466,7 @@ impl Bench {
                 let rate = pdr * f64::from(percent) / 100.0;
                 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
                 let rate = rate.round() as u64;
-                probe.round_trips(seconds, rate)
+                probe.round_trips(seconds, rate, by)
             })?;
             for (name, of) in [
                 ("p50", (|trips| trips.p50) as fn(&Trips) -> f64),
@@ -470,13 +481,14 @@ impl Bench {
     }
 
     fn flows(&mut self, case: Case) -> Result<()> {
-        let seconds = self.pace.seconds;
+        let (seconds, by) = (self.pace.seconds, self.generator);
         for flows in [1, 32, 1024] {
             let rates = self.rounds(case, |_, probe| {
                 probe.load(&Load {
                     rate: 0,
                     flows,
                     seconds,
+                    by,
                 })
             })?;
             let figure = rates.figure(case, "rate", PER_SECOND, Better::Higher, |counted| {
@@ -535,6 +547,7 @@ impl Bench {
             rate: 0,
             flows: 64,
             seconds,
+            by: self.generator,
         })?;
         Ok(counted.received_per_second())
     }

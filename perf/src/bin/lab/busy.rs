@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use perf::threads;
 use perf::ways::{Means, Way};
 
+use crate::generator::Generator;
 use crate::probe::{Load, Probe};
 
 /// Datagrams a second: what every peer can carry.
@@ -82,6 +83,8 @@ pub fn per_packet(probe: Probe<'_>, seconds: f64) -> Result<f64> {
         rate: RATE,
         flows: 1,
         seconds: seconds + 2.0 * BEFORE.as_secs_f64(),
+        // A packet at a time, as programs send; what polls is never idle.
+        by: Generator::Sockets,
     })?;
     std::thread::sleep(BEFORE);
     let (begin, before) = (Instant::now(), running()?);

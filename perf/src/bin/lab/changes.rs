@@ -71,6 +71,7 @@ pub fn measure(bench: &mut Bench, case: Case) -> Result<()> {
         rate,
         flows: 1,
         seconds: bench.pace.seconds.max(1.0),
+        by: bench.generator,
     };
     bench.progress.say("churn: deploying what changes");
     let subnetwork = subnetwork_of(&way.server)?;

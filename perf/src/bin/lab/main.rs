@@ -10,6 +10,7 @@ mod busy;
 mod changes;
 mod facts;
 mod gate;
+mod generator;
 mod page;
 mod plan;
 mod plots;
@@ -32,6 +33,7 @@ use clap::{Parser, ValueEnum as _};
 use perf::ways::{Cores, Field, Idle, Laid, Nodes, PEERS, Peer, Settings};
 
 use bench::Bench;
+use generator::Generator;
 use plan::{Case, Pace};
 use progress::Progress;
 use results::{Results, SCHEMA};
@@ -61,6 +63,9 @@ struct Arguments {
     /// Flows of the soak, instead of the mode's
     #[arg(long, value_parser = clap::value_parser!(u64).range(10..))]
     flows: Option<u64>,
+    /// Who sends datagrams
+    #[arg(long, value_enum, default_value = "pktgen")]
+    generator: Generator,
     /// How our workers wait: on the ports' descriptors (backoff) or polling without pause (spin)
     #[arg(long, default_value = "backoff", value_parser = ["backoff", "spin"])]
     idle: String,
@@ -183,7 +188,13 @@ fn measure(arguments: &Arguments) -> Result<Results> {
         let laid = field.peers().iter().find(|laid| laid.name() == peer.name());
         absent.insert(peer.name().to_owned(), why_absent(laid));
     }
-    let mut bench = Some(Bench::new(field, settings, pace, progress));
+    let mut bench = Some(Bench::new(
+        field,
+        settings,
+        arguments.generator,
+        pace,
+        progress,
+    ));
     if let Some(bench) = &mut bench {
         bench.progress.done(LAYING);
         bench.skipped = skipped;
@@ -230,7 +241,7 @@ fn measure(arguments: &Arguments) -> Result<Results> {
             mode: if arguments.full { "full" } else { "quick" }.into(),
             rounds: pace.rounds,
             seconds: pace.seconds,
-            generator: "workload (UDP and TCP sockets)".into(),
+            generator: arguments.generator.describe().into(),
             idle: arguments.idle.clone(),
             cores: arguments.cores.clone(),
         },

@@ -11,6 +11,8 @@ use journeys::process::Process;
 use perf::ways::{Means, Way, report};
 use serde_json::Value;
 
+use crate::generator::{self, Generator};
+
 /// The port that datagrams are counted on.
 const COUNT_PORT: u16 = 9002;
 /// What may wait at the sink while the scheduler has it sleep: that it sleeps is no loss of who carries the datagrams.
@@ -34,6 +36,8 @@ pub struct Load {
     pub flows: u16,
     /// For how long it is counted.
     pub seconds: f64,
+    /// Who sends it.
+    pub by: Generator,
 }
 
 /// What came of a load.
@@ -101,10 +105,23 @@ pub struct Probe<'a> {
 }
 
 /// A load under way.
-pub struct Running {
-    count: Process,
-    blast: Process,
-    seconds: f64,
+pub enum Running {
+    /// By programs on sockets.
+    Sockets {
+        /// The sink.
+        count: Process,
+        /// The sender.
+        blast: Process,
+        /// What it was started for.
+        seconds: f64,
+    },
+    /// Both ends in one.
+    Pktgen {
+        /// It.
+        process: Process,
+        /// What it was started for.
+        seconds: f64,
+    },
 }
 
 impl Probe<'_> {
@@ -118,8 +135,13 @@ impl Probe<'_> {
     /// # Errors
     /// When a program cannot be started.
     pub fn begin(&self, load: &Load) -> Result<Running> {
-        let tag = TAG.fetch_add(1, Ordering::Relaxed).to_string();
+        let tag = TAG.fetch_add(1, Ordering::Relaxed);
         let seconds = load.seconds;
+        if load.by == Generator::Pktgen {
+            let process = generator::begin(self.way, self.means, load, tag)?;
+            return Ok(Running::Pktgen { process, seconds });
+        }
+        let tag = tag.to_string();
         let mut count = self
             .way
             .at_server(self.means, "count")
@@ -145,7 +167,7 @@ impl Probe<'_> {
             // Longer than what is counted and its warming up.
             .args(["--seconds", &(seconds + 0.5).to_string()])
             .start(self.means.run)?;
-        Ok(Running {
+        Ok(Running::Sockets {
             count,
             blast,
             seconds,
@@ -157,9 +179,18 @@ impl Probe<'_> {
     /// # Errors
     /// When nothing arrived, or not what was sent.
     pub fn end(&self, running: Running) -> Result<Counted> {
-        let counted = report(running.count, running.seconds)?;
-        report(running.blast, running.seconds)?;
-        let counted = counted_of(&counted);
+        let counted = match running {
+            Running::Pktgen { process, seconds } => generator::end(process, seconds),
+            Running::Sockets {
+                count,
+                blast,
+                seconds,
+            } => {
+                let counted = report(count, seconds)?;
+                report(blast, seconds)?;
+                counted_of(&counted)
+            }
+        };
         counted.with_context(|| format!("the load on {}", self.way.name))
     }
 
@@ -175,11 +206,12 @@ impl Probe<'_> {
     ///
     /// # Errors
     /// When one is not what was sent, or one of a hundred is lost.
-    pub fn round_trips(&self, seconds: f64, rate: u64) -> Result<Trips> {
+    pub fn round_trips(&self, seconds: f64, rate: u64, by: Generator) -> Result<Trips> {
         let load = Load {
             rate,
             flows: 1,
             seconds: seconds + AROUND,
+            by,
         };
         let running = match rate {
             0 => None,
@@ -250,7 +282,8 @@ fn counted_of(told: &Value) -> Result<Counted> {
     Ok(counted)
 }
 
-fn number(told: &Value, key: &str) -> Result<f64> {
+/// A number of a report.
+pub fn number(told: &Value, key: &str) -> Result<f64> {
     told[key]
         .as_f64()
         .with_context(|| format!("no {key} in {told}"))

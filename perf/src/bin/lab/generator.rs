@@ -1,0 +1,212 @@
+//! pktgen as the load of a way: both ends in one process, on the client's core, by packet sockets in the namespaces of the
+//! client and the server. Its datagrams pass no UDP socket, so that the way is the limit and not a sender's system calls;
+//! it knows them again behind any translation, and counts what was sent, so that nothing that was lost at the end is
+//! missed.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
+use journeys::deadline::wait_for;
+use journeys::namespace::Namespace;
+use journeys::process::{Launch, Process};
+use journeys::run::Stage;
+use perf::ways::{Means, Way, report};
+use serde_json::Value;
+
+use crate::probe::{Counted, Load, number};
+
+/// Who sends datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Generator {
+    /// Our packet generator, on packet sockets
+    Pktgen,
+    /// A program on UDP sockets
+    Sockets,
+}
+
+impl Generator {
+    /// As results name it.
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Generator::Pktgen => "pktgen (packet sockets) and workload (UDP and TCP sockets)",
+            Generator::Sockets => "workload (UDP and TCP sockets)",
+        }
+    }
+}
+
+/// No socket is bound to it; the packet socket reads before the kernel is kept from answering.
+const PORT: u16 = 9003;
+/// Of a whole frame with check sequence: 64 bytes in a datagram, as the programs on sockets send.
+const SIZE: u16 = 14 + 20 + 8 + 64 + 4;
+/// Before anything counts.
+const WARM_UP: f64 = 0.2;
+/// The rate that is as many as go: pktgen gives up what is late.
+const MOST: u64 = 20_000_000;
+/// What one worker for both ends sleeps when there is nothing to do, µs: nodes share its core.
+const NAP: &str = "50";
+/// What is waited for after the last packet, ms; and what lateness the generator makes up for, ms: as long as a scheduler
+/// lets others run on its core.
+const DRAIN: &str = "100";
+const BUCKET: &str = "20";
+/// Frames of the packet sockets' rings: 16 ms at 250,000 packets a second.
+const RING: &str = "framecnt=4096,blocksz=65536";
+const PROFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/profiles/udp64.toml");
+
+/// Where a container's packets go.
+struct Route {
+    interface: String,
+    own: IpAddr,
+    next: IpAddr,
+}
+
+impl Route {
+    fn to(target: IpAddr, from: &Namespace) -> Result<Route> {
+        let told = from.ip(&["-json", "route", "get", &target.to_string()])?;
+        let told: Value = serde_json::from_str(&told).context("what ip route get says")?;
+        let field = |name: &str| told[0][name].as_str();
+        let address = |name: &str| field(name).and_then(|text| text.parse().ok());
+        Ok(Route {
+            interface: field("dev").context("an interface")?.to_owned(),
+            own: address("prefsrc").context("an address of the container's")?,
+            next: address("gateway").unwrap_or(target),
+        })
+    }
+}
+
+/// The interface that a server's address is on.
+fn interface(server: &Namespace) -> Result<String> {
+    let told = server.ip(&["-json", "-4", "address", "show", "scope", "global", "up"])?;
+    let told: Value = serde_json::from_str(&told).context("what ip address says")?;
+    let all = told.as_array().map_or(&[][..], Vec::as_slice);
+    let names = all.iter().filter_map(|one| one["ifname"].as_str());
+    let name = names.last().context("an interface with an address")?;
+    Ok(name.to_owned())
+}
+
+fn path(namespace: &Namespace) -> Result<String> {
+    match namespace {
+        Namespace::Named(name) => Ok(format!("/run/netns/{name}")),
+        Namespace::OfProcess(pid) => Ok(format!("/proc/{pid}/ns/net")),
+        Namespace::Own | Namespace::Fresh => Ok("/proc/self/ns/net".into()),
+    }
+}
+
+/// The server's kernel would answer each datagram that it has no socket for.
+fn silence(server: &Namespace, interface: &str) -> Result<()> {
+    let rules = format!(
+        "add table netdev lab; \
+         add chain netdev lab in {{ type filter hook ingress device \"{interface}\" priority 0; policy accept; }}; \
+         flush chain netdev lab in; \
+         add rule netdev lab in udp dport {PORT} drop"
+    );
+    server.command("nft", &[&rules]).map(drop)
+}
+
+fn received(server: &Namespace, interface: &str) -> Result<u64> {
+    let told = server.ip(&["-json", "-stats", "link", "show", "dev", interface])?;
+    let told: Value = serde_json::from_str(&told).context("what ip link says")?;
+    let packets = &told[0]["stats64"]["rx"]["packets"];
+    packets.as_u64().context("received packets")
+}
+
+/// Starts a load; answers when it passes.
+///
+/// # Errors
+/// When pktgen cannot be started, or nothing passes.
+pub fn begin(way: &Way, means: Means<'_>, load: &Load, run: u16) -> Result<Process> {
+    let Route {
+        interface: from,
+        own,
+        next,
+    } = Route::to(way.target, &way.client)?;
+    let to = interface(&way.server)?;
+    silence(&way.server, &to)?;
+    let before = received(&way.server, &to)?;
+    let rate = match load.rate {
+        0 => MOST,
+        rate => rate,
+    };
+    let program = means.programs.path("pktgen");
+    ensure!(
+        program.is_file(),
+        "{} is not built: run cargo build --workspace --bins",
+        program.display()
+    );
+    let name = format!("{}-pktgen", way.name);
+    let mut launch = Launch::new(&name, &program, &Namespace::Own, Stage::Workload)
+        .args(["run", PROFILE, "--json", "--no-huge", "--gateway"])
+        .args([next.to_string()])
+        .args(["--tx", &format!("net_af_packet0,iface={from},{RING}")])
+        .args(["--tx-netns", &path(&way.client)?])
+        .args(["--rx", &format!("net_af_packet1,iface={to},{RING}")])
+        .args(["--rx-netns", &path(&way.server)?])
+        .args(["--source", &own.to_string()])
+        .args(["--destination", &way.target.to_string()])
+        .args(["--ports", &PORT.to_string()])
+        .args(["--size", &SIZE.to_string()])
+        .args(["--flows", &load.flows.to_string()])
+        .args(["--rate", &format!("{rate}pps")])
+        .args(["--warm-up", &WARM_UP.to_string()])
+        .args(["--duration", &load.seconds.to_string()])
+        .args(["--run", &run.to_string()])
+        .args(["--nap", NAP, "--drain", DRAIN, "--bucket", BUCKET]);
+    if let Some(core) = way.cores[0] {
+        launch = launch.args(["--cpus", &core.to_string()]);
+    }
+    let mut process = launch.start(means.run)?;
+    wait_for("the first datagrams", Duration::from_secs(10), || {
+        process.check_running()?;
+        Ok((received(&way.server, &to)? > before + 10).then_some(()))
+    })?;
+    Ok(process)
+}
+
+/// Waits for its end.
+///
+/// # Errors
+/// When nothing arrived, or not in order.
+pub fn end(process: Process, seconds: f64) -> Result<Counted> {
+    counted(&report(process, seconds)?)
+}
+
+fn counted(told: &Value) -> Result<Counted> {
+    let all = Counted {
+        received: number(&told["received"], "received")?,
+        lost: number(&told["lost"], "packets")?,
+        seconds: number(told, "seconds")?,
+    };
+    ensure!(all.received > 0.0, "nothing arrived");
+    let disordered = number(&told["received"], "reordered")?;
+    let twice = number(&told["received"], "duplicates")?;
+    ensure!(
+        disordered <= all.received / 100.0 && twice == 0.0,
+        "out of order, or twice: {told}"
+    );
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_came_out_of_order_or_twice_is_no_rate() {
+        let told = |reordered: u64, duplicates: u64, received: u64| {
+            counted(&json!({
+                "seconds": 2.0, "lost": {"packets": 100, "ratio": 0.1},
+                "received": {"received": received, "reordered": reordered, "duplicates": duplicates},
+            }))
+        };
+        let good = told(9, 0, 900).unwrap();
+        assert_eq!(good.offered_per_second(), 500.0);
+        assert_eq!(good.loss(), 0.1);
+        for (reordered, duplicates, received) in [(10, 0, 900), (0, 1, 900), (0, 0, 0)] {
+            assert!(told(reordered, duplicates, received).is_err());
+        }
+    }
+}
