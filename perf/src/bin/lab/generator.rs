@@ -59,7 +59,13 @@ const PROFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/profiles/udp64.toml"
 struct Route {
     interface: String,
     own: IpAddr,
-    next: IpAddr,
+    next: Next,
+}
+
+/// Whom frames are for: as the kernel knows him, since some peers answer nobody's question, or who answers for an address.
+enum Next {
+    Mac(String),
+    Address(IpAddr),
 }
 
 impl Route {
@@ -68,10 +74,24 @@ impl Route {
         let told: Value = serde_json::from_str(&told).context("what ip route get says")?;
         let field = |name: &str| told[0][name].as_str();
         let address = |name: &str| field(name).and_then(|text| text.parse().ok());
+        let interface = field("dev").context("an interface")?.to_owned();
+        let next = address("gateway").unwrap_or(target);
+        let known = from.ip(&[
+            "-json",
+            "neighbour",
+            "show",
+            &next.to_string(),
+            "dev",
+            &interface,
+        ])?;
+        let known: Value = serde_json::from_str(&known).unwrap_or_default();
         Ok(Route {
-            interface: field("dev").context("an interface")?.to_owned(),
             own: address("prefsrc").context("an address of the container's")?,
-            next: address("gateway").unwrap_or(target),
+            next: match known[0]["lladdr"].as_str() {
+                Some(mac) => Next::Mac(mac.to_owned()),
+                None => Next::Address(next),
+            },
+            interface,
         })
     }
 }
@@ -103,6 +123,26 @@ fn silence(server: &Namespace, interface: &str) -> Result<()> {
          add rule netdev lab in udp dport {PORT} drop"
     );
     server.command("nft", &[&rules]).map(drop)
+}
+
+/// Neighbours that somebody wrote down by hand.
+fn written_down(namespace: &Namespace) -> Result<Vec<[String; 3]>> {
+    let told = namespace.ip(&["-json", "neighbour", "show", "nud", "permanent"])?;
+    let told: Value = serde_json::from_str(&told).unwrap_or_default();
+    let text = |one: &Value, field: &str| one[field].as_str().map(str::to_owned);
+    let all = told.as_array().map_or(&[][..], Vec::as_slice).iter();
+    let all =
+        all.filter_map(|one| Some([text(one, "dst")?, text(one, "lladdr")?, text(one, "dev")?]));
+    Ok(all.collect())
+}
+
+fn write_down(namespace: &Namespace, neighbours: &[[String; 3]]) -> Result<()> {
+    for [address, mac, interface] in neighbours {
+        let words = ["neighbour", "replace", address, "lladdr", mac];
+        let words = [&words[..], &["dev", interface, "nud", "permanent"]].concat();
+        namespace.ip(&words)?;
+    }
+    Ok(())
 }
 
 fn received(server: &Namespace, interface: &str) -> Result<u64> {
@@ -137,8 +177,11 @@ pub fn begin(way: &Way, means: Means<'_>, load: &Load, run: u16) -> Result<Proce
     );
     let name = format!("{}-pktgen", way.name);
     let mut launch = Launch::new(&name, &program, &Namespace::Own, Stage::Workload)
-        .args(["run", PROFILE, "--json", "--no-huge", "--gateway"])
-        .args([next.to_string()])
+        .args(["run", PROFILE, "--json", "--no-huge"])
+        .args(match next {
+            Next::Mac(mac) => ["--gateway-mac".to_owned(), mac],
+            Next::Address(address) => ["--gateway".to_owned(), address.to_string()],
+        })
         .args(["--tx", &format!("net_af_packet0,iface={from},{RING}")])
         .args(["--tx-netns", &path(&way.client)?])
         .args(["--rx", &format!("net_af_packet1,iface={to},{RING}")])
@@ -156,12 +199,18 @@ pub fn begin(way: &Way, means: Means<'_>, load: &Load, run: u16) -> Result<Proce
     if let Some(core) = way.cores[0] {
         launch = launch.args(["--cpus", &core.to_string()]);
     }
+    // DPDK writes an interface's own MAC address again, and the kernel forgets all neighbours behind it.
+    let both = [&way.client, &way.server];
+    let neighbours = both.map(written_down);
     let mut process = launch.start(means.run)?;
-    wait_for("the first datagrams", Duration::from_secs(10), || {
+    let passes = wait_for("the first datagrams", Duration::from_secs(10), || {
         process.check_running()?;
         Ok((received(&way.server, &to)? > before + 10).then_some(()))
-    })?;
-    Ok(process)
+    });
+    for (namespace, neighbours) in both.into_iter().zip(neighbours) {
+        write_down(namespace, &neighbours?)?;
+    }
+    passes.map(|()| process)
 }
 
 /// Waits for its end.
