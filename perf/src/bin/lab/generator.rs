@@ -101,8 +101,8 @@ fn interface(server: &Namespace) -> Result<String> {
     let told = server.ip(&["-json", "-4", "address", "show", "scope", "global", "up"])?;
     let told: Value = serde_json::from_str(&told).context("what ip address says")?;
     let all = told.as_array().map_or(&[][..], Vec::as_slice);
-    let names = all.iter().filter_map(|one| one["ifname"].as_str());
-    let name = names.last().context("an interface with an address")?;
+    let mut names = all.iter().filter_map(|one| one["ifname"].as_str());
+    let name = names.next_back().context("an interface with an address")?;
     Ok(name.to_owned())
 }
 
