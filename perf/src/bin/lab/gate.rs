@@ -78,6 +78,13 @@ pub fn compare(then: &Results, now: &Results) -> Result<Vec<Row>> {
         then.machine.cores,
         now.machine.cores
     );
+    ensure!(
+        then.settings.generator == now.settings.generator,
+        "the older run's loads came from {} and this one's from {}: measure with the same --generator, or measure a \
+         baseline again",
+        then.settings.generator,
+        now.settings.generator
+    );
     let mut rows = Vec::new();
     for old in &then.figures {
         let key = old.key();
@@ -251,5 +258,14 @@ mod tests {
         new.machine.cores = 64;
         let error = compare(&old, &new).unwrap_err().to_string();
         assert!(error.contains("64"), "{error}");
+    }
+
+    #[test]
+    fn loads_of_another_generator_are_not_compared() {
+        let old = with("udp", Better::Higher, &steady(10.0, 12.0));
+        let mut new = old.clone();
+        new.settings.generator = "something else".into();
+        let error = compare(&old, &new).unwrap_err().to_string();
+        assert!(error.contains("--generator"), "{error}");
     }
 }
