@@ -413,7 +413,9 @@ impl<'a> Node<'a> {
             pair.iter().any(|a| Address::from(a) == address)
         };
         let (source, destination) = (headers.source, headers.destination);
-        let own = |n: usize| is(plan::namespace(n), source) || is(plan::instance(n), source);
+        let belongs = |address: Address, n: usize| {
+            is(plan::namespace(n), address) || is(plan::instance(n), address)
+        };
         let is_service = |address: Address| {
             (0..plan::JOBS).any(|job| {
                 plan::POLICIES
@@ -464,7 +466,8 @@ impl<'a> Node<'a> {
         // Who set it off can only have sent as himself, or answered as the service that was dialled.
         match cause {
             Cause::Container(n) => {
-                let legal = own(n) || (!matches!(sent.to, Place::Tunnel(_)) && is_service(source));
+                let legal = belongs(source, n)
+                    || (!matches!(sent.to, Place::Tunnel(_)) && is_service(source));
                 assert!(back || legal, "container {n} sent as another: {sent:?}");
             }
             Cause::Tunnel(host) => {
@@ -480,10 +483,8 @@ impl<'a> Node<'a> {
                     return;
                 }
                 let from_there = |address: Address| {
-                    (0..plan::INSTANCES).any(|n| {
-                        (is(plan::namespace(n), address) || is(plan::instance(n), address))
-                            && lived_at(n, plan::host(host))
-                    })
+                    (0..plan::INSTANCES)
+                        .any(|n| belongs(address, n) && lived_at(n, plan::host(host)))
                 };
                 // Who forwards a packet may say why it did not, by an address that nobody knows: to its sender, about
                 // what went to that host.
