@@ -6,6 +6,7 @@
 //! what one does.
 
 use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -273,23 +274,34 @@ pub async fn run(rules: &str) -> Result<(), FirewallError> {
 /// The port of DNS.
 const DNS: u16 = 53;
 
-/// Whether anybody but ourselves listens on port 53, by the kernel's tables: our own sockets lie beside a published one.
-fn others_serve_names(udp: bool, own: &[IpAddr]) -> bool {
-    let tables: &[&str] = match udp {
-        true => &["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"],
-        false => &["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"],
+/// Whether a socket waits on a port, by the kernel's tables; those on addresses of our `own` are not counted.
+/// Binding the port to see would take it from others for that moment, and for longer in a child that is being forked.
+fn listens(port: Published, own: &[IpAddr]) -> bool {
+    // A datagram socket without a peer is 07: a connection of another program's is no listener.
+    let (tables, waiting) = match port.udp {
+        true => (["udp", "udp6"], "07"),
+        false => (["tcp", "tcp6"], "0A"),
     };
+    let on_port = format!(":{:04X}", port.host);
     tables.iter().any(|table| {
-        let text = std::fs::read_to_string(table).unwrap_or_default();
-        text.lines().skip(1).any(|line| {
-            let mut words = line.split_whitespace().skip(1);
-            let (local, state) = (words.next().unwrap_or_default(), words.nth(1));
-            // A connection of another program's to a resolver is no listener: 07 is a datagram socket without one.
-            if !local.ends_with(":0035") || state != Some(if udp { "07" } else { "0A" }) {
-                return false;
-            }
-            !listener(local).is_some_and(|address| own.contains(&address))
-        })
+        let Ok(file) = std::fs::File::open(format!("/proc/thread-self/net/{table}")) else {
+            return false;
+        };
+        BufReader::new(file)
+            .lines()
+            .skip(1)
+            .map_while(Result::ok)
+            .filter_map(|line| {
+                let mut words = line.split_whitespace().skip(1);
+                Some((words.next()?.to_owned(), words.nth(1)?.to_owned()))
+            })
+            // The kernel lists those that listen before the connections, of which there may be very many.
+            .take_while(|(_, state)| port.udp || state == waiting)
+            .any(|(local, state)| {
+                state == waiting
+                    && local.ends_with(&on_port)
+                    && !listener(&local).is_some_and(|address| own.contains(&address))
+            })
     })
 }
 
@@ -309,25 +321,10 @@ fn listener(local: &str) -> Option<IpAddr> {
 
 /// Why a port cannot be published: a program on this node listens there. DNS of our own on `names` is none.
 pub fn port_in_use(port: Published, names: &[IpAddr]) -> Option<String> {
-    if port.host == DNS && !names.is_empty() && !others_serve_names(port.udp, names) {
-        return None;
-    }
-    let listening = [
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    ]
-    .into_iter()
-    .filter_map(|address| {
-        let outcome = if port.udp {
-            std::net::UdpSocket::bind((address, port.host)).map(drop)
-        } else {
-            std::net::TcpListener::bind((address, port.host)).map(drop)
-        };
-        outcome.err()
-    })
-    .any(|error| error.kind() == std::io::ErrorKind::AddrInUse);
+    // Only port 53 is looked up with our own names' addresses: whoever else listens on them takes the port.
+    let own = if port.host == DNS { names } else { &[] };
     let transport = if port.udp { "udp" } else { "tcp" };
-    listening.then(|| {
+    listens(port, own).then(|| {
         format!(
             "port {}/{transport} is in use by a program on this node",
             port.host
@@ -404,21 +401,46 @@ mod tests {
         assert_eq!(listener("x:0035"), None);
     }
 
+    fn published(address: std::net::SocketAddr, udp: bool) -> Published {
+        Published {
+            host: address.port(),
+            container: 80,
+            udp,
+        }
+    }
+
     #[test]
     fn a_port_with_a_listener_is_refused_with_a_reason() {
-        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
-        let host = listener.local_addr().unwrap().port();
-        let port = Published {
-            host,
-            container: 80,
-            udp: false,
-        };
-        assert!(
-            port_in_use(port, &[])
-                .unwrap()
-                .contains(&format!("{host}/tcp"))
-        );
-        drop(listener);
-        assert_eq!(port_in_use(port, &[]), None);
+        for address in ["0.0.0.0:0", "127.0.0.1:0", "[::]:0", "[::1]:0"] {
+            let tcp = std::net::TcpListener::bind(address).unwrap();
+            let port = published(tcp.local_addr().unwrap(), false);
+            let reason = port_in_use(port, &[]).unwrap();
+            assert!(reason.contains(&format!("{}/tcp", port.host)), "{reason}");
+            let udp = std::net::UdpSocket::bind(address).unwrap();
+            let port = published(udp.local_addr().unwrap(), true);
+            let reason = port_in_use(port, &[]).unwrap();
+            assert!(reason.contains(&format!("{}/udp", port.host)), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_connection_or_another_look_is_no_listener() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let asker = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        asker.connect(server.local_addr().unwrap()).unwrap();
+        let tcp = published(client.local_addr().unwrap(), false);
+        let udp = published(asker.local_addr().unwrap(), true);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        assert_eq!(port_in_use(tcp, &[]), None);
+                        assert_eq!(port_in_use(udp, &[]), None);
+                    }
+                });
+            }
+        });
     }
 }
