@@ -53,6 +53,11 @@ fn notes(profile: &Profile, name: &str) -> Vec<String> {
             profile.new_flows
         ));
     }
+    if profile.protocol == Kind::TcpFlow {
+        notes.push(format!(
+            "{name} has no flows of several segments: it sends the SYN of each, and nothing closes them (tcp-flow)"
+        ));
+    }
     if profile.warm_up > 0.0 {
         notes.push(format!(
             "{name} counts from the first packet (warm-up = {} s): clear its statistics then",
@@ -125,7 +130,7 @@ fn pktgen_dpdk(profile: &Profile) -> Exported {
     };
     let protocol = match profile.protocol {
         Kind::Udp => "udp",
-        Kind::TcpSyn => "tcp",
+        Kind::TcpSyn | Kind::TcpFlow => "tcp",
     };
     let family = if profile.is_v6() { "ipv6" } else { "ipv4" };
     let mut text = head("--", profile, &notes);
@@ -185,7 +190,7 @@ fn pktgen_dpdk(profile: &Profile) -> Exported {
         "",
         [least.to_string(), step, least.to_string(), most.to_string()],
     );
-    if profile.protocol == Kind::TcpSyn {
+    if profile.protocol != Kind::Udp {
         text.push_str("pktgen.range.tcp_flags(\"0\", \"set\", \"SYN\");\n");
     }
     text.push_str("pktgen.set_range(\"0\", \"on\");\n");
@@ -265,7 +270,7 @@ fn trex(profile: &Profile) -> Exported {
     let ip = if v6 { "IPv6" } else { "IP" };
     let l4 = match profile.protocol {
         Kind::Udp => "UDP(sport=1024, dport=1)",
-        Kind::TcpSyn => "TCP(sport=1024, dport=1, flags=\"S\")",
+        Kind::TcpSyn | Kind::TcpFlow => "TCP(sport=1024, dport=1, flags=\"S\")",
     };
     let l4_name = if profile.protocol == Kind::Udp {
         "UDP"
@@ -313,7 +318,7 @@ fn trex(profile: &Profile) -> Exported {
                 "        packet = base / (\"x\" * max(0, size - {FCS} - len(base)))"
             );
         }
-        Kind::TcpSyn => {
+        Kind::TcpSyn | Kind::TcpFlow => {
             text.push_str("        packet = base / (\"\\0\" * max(0, 60 - len(base)))\n");
         }
     }
@@ -355,7 +360,7 @@ fn trex(profile: &Profile) -> Exported {
     let l3 = if v6 { 40 } else { 20 };
     let kind = match profile.protocol {
         Kind::Udp => "CTRexVmInsFixHwCs.L4_TYPE_UDP",
-        Kind::TcpSyn => "CTRexVmInsFixHwCs.L4_TYPE_TCP",
+        Kind::TcpSyn | Kind::TcpFlow => "CTRexVmInsFixHwCs.L4_TYPE_TCP",
     };
     let _written = writeln!(
         text,

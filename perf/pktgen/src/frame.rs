@@ -4,8 +4,9 @@
 //! stores, and a handful of additions for its checksums.
 //!
 //! A packet is known again by what translation leaves alone, and addresses are not among it: a UDP packet carries a
-//! stamp in its payload; a SYN, which has no payload, in its sequence number, its acknowledgement number (without
-//! meaning in a SYN), its window, and the value of its time stamp option (RFC 7323).
+//! stamp in its payload; a segment, which has no payload, in its sequence number, its acknowledgement number (without
+//! meaning in a SYN), its window, and the value of its time stamp option (RFC 7323). Who follows the sequence numbers of
+//! a connection (a stateful firewall) finds none in the segments of a flow.
 
 use net::ethernet::{self, EtherType, Mac};
 use net::packet::{Headers, Protocol};
@@ -23,6 +24,8 @@ pub const STAMP: usize = 18;
 const SYN_OPTIONS: [u8; 20] = [
     2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 3, 7,
 ];
+/// The same length of options in any segment: a time stamp, at the same place.
+const FLOW_OPTIONS: [u8; 20] = [1, 1, 1, 1, 1, 1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1];
 const TIME_STAMP: usize = tcp::HEADER_LEN + 8;
 
 /// What the flows are.
@@ -33,6 +36,60 @@ pub enum Kind {
     Udp,
     /// TCP SYNs, each a flow of its own, that nobody goes on with.
     TcpSyn,
+    /// TCP flows of three segments, which open it, use it, and close it: SYN, ACK, RST.
+    TcpFlow,
+}
+
+/// Which segment of a flow of [`Kind::TcpFlow`] this is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Step {
+    /// SYN.
+    Open = 1,
+    /// ACK.
+    Use = 2,
+    /// RST with ACK.
+    Close = 3,
+}
+
+impl Step {
+    /// In their order.
+    pub const ALL: [Step; 3] = [Step::Open, Step::Use, Step::Close];
+
+    const fn flags(self) -> tcp::Flags {
+        match self {
+            Step::Open => tcp::Flags::SYN,
+            Step::Use => tcp::Flags::ACK,
+            Step::Close => tcp::Flags(tcp::Flags::RST.0 | tcp::Flags::ACK.0),
+        }
+    }
+
+    /// What a segment's flow number says: a step of a flow, or none in a SYN alone.
+    const fn of(flow: u32) -> Option<Step> {
+        match flow >> STEP {
+            1 => Some(Step::Open),
+            2 => Some(Step::Use),
+            3 => Some(Step::Close),
+            _ => None,
+        }
+    }
+
+    /// The flow number of a segment for `service`.
+    #[inline]
+    #[must_use]
+    pub const fn flow(self, service: u32) -> u32 {
+        (self as u32) << STEP | service
+    }
+}
+
+/// Above the number of the service in a segment's flow number.
+const STEP: u32 = 29;
+
+/// The service in a segment's flow number.
+#[inline]
+#[must_use]
+pub const fn service(flow: u32) -> u32 {
+    flow & ((1 << STEP) - 1)
 }
 
 /// Whose packet it is.
@@ -51,11 +108,12 @@ pub struct Tuple {
 /// What makes a packet known again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp {
-    /// The flow's number, below 2^31; for a SYN the number of its service.
+    /// The flow's number, below 2^31; for a SYN the number of its service, and for a segment of a flow its
+    /// [step](Step::flow), too.
     pub flow: u32,
     /// Sent to warm up, and not to be counted.
     pub warm_up: bool,
-    /// The packet's number in its flow; for a SYN among all.
+    /// The packet's number in its flow; of a segment among all.
     pub sequence: u32,
     /// When it was due, in nanoseconds of the monotonic clock of the sender's machine.
     pub time: u64,
@@ -131,7 +189,11 @@ impl Found {
         } else if headers.protocol == Protocol::TCP {
             let l4 = l3.get(usize::from(headers.l4_offset)..headers.total_len)?;
             let header = tcp::Header::of(l4)?;
-            if header.flags() != tcp::Flags::SYN {
+            let (kind, flags) = match Step::of(header.acknowledgement() & !WARM_UP) {
+                Some(step) => (Kind::TcpFlow, step.flags()),
+                None => (Kind::TcpSyn, tcp::Flags::SYN),
+            };
+            if header.flags() != flags {
                 return None;
             }
             let time = time_stamp(l4.get(tcp::HEADER_LEN..header.header_len())?);
@@ -140,7 +202,7 @@ impl Found {
                 header.sequence(),
                 u64::from(time.unwrap_or(0)),
                 header.window(),
-                Kind::TcpSyn,
+                kind,
                 if time.is_some() {
                     Clock::Coarse
                 } else {
@@ -162,10 +224,10 @@ impl Found {
         })
     }
 
-    /// Nanoseconds from when the packet was due; `None` when it had no room to say. Of a SYN to 1024 ns.
+    /// Nanoseconds from when the packet was due; `None` when it had no room to say. Of a segment to 1024 ns.
     #[inline]
     #[must_use]
-    #[allow(clippy::cast_possible_truncation)] // The part that a SYN has room for.
+    #[allow(clippy::cast_possible_truncation)] // The part that a segment has room for.
     pub fn latency(&self, now: u64) -> Option<u64> {
         match self.clock {
             Clock::Whole => Some(now.saturating_sub(self.stamp.time)),
@@ -213,13 +275,13 @@ pub const fn least(kind: Kind, v6: bool) -> u32 {
     let ip = if v6 { 40 } else { 20 };
     let l4 = match kind {
         Kind::Udp => 8 + 18,
-        Kind::TcpSyn => 20,
+        Kind::TcpSyn | Kind::TcpFlow => 20,
     };
     let size = 14 + ip + l4 + FCS;
     if size < SHORTEST { SHORTEST } else { size }
 }
 
-/// The size of a SYN with options, a time stamp among them.
+/// The size of a segment with options, a time stamp among them.
 #[must_use]
 pub const fn syn_with_options(v6: bool) -> u32 {
     14 + if v6 { 40 } else { 20 } + 40 + FCS
@@ -273,7 +335,7 @@ impl Template {
         let mut bytes = ethernet.to_bytes().to_vec();
         let protocol = match kind {
             Kind::Udp => Protocol::UDP.0,
-            Kind::TcpSyn => Protocol::TCP.0,
+            Kind::TcpSyn | Kind::TcpFlow => Protocol::TCP.0,
         };
         let ip_sum = if v6 {
             let none = Address::UNSPECIFIED_V6;
@@ -318,19 +380,22 @@ impl Template {
                     .extend((1..=fill.len()).map(|n| checksum::sum(fill.get(..n).unwrap_or(&[]))));
                 bytes.extend(fill);
             }
-            Kind::TcpSyn => {
+            Kind::TcpSyn | Kind::TcpFlow => {
                 let build = tcp::Build {
                     source_port: 0,
                     destination_port: 0,
                     sequence: 0,
                     acknowledgement: 0,
-                    flags: tcp::Flags::SYN,
+                    flags: tcp::Flags(0),
                     window: 0,
                 };
                 let mut header = build.to_bytes().to_vec();
                 let options = largest >= syn_with_options(v6);
                 if options {
-                    header.extend(SYN_OPTIONS);
+                    header.extend(match kind {
+                        Kind::TcpFlow => FLOW_OPTIONS,
+                        _ => SYN_OPTIONS,
+                    });
                     if let Some(offset) = header.get_mut(12) {
                         *offset = 10 << 4;
                     }
@@ -380,7 +445,7 @@ impl Template {
         self.kind
     }
 
-    /// Writes a frame of `size` bytes, check sequence included; a SYN has the size of the template. `None` when there
+    /// Writes a frame of `size` bytes, check sequence included; a segment has the size of the template. `None` when there
     /// is no room, or the template is shorter.
     #[inline]
     pub fn write(
@@ -391,10 +456,10 @@ impl Template {
         stamp: &Stamp,
     ) -> Option<Written> {
         let l4 = self.l4();
-        // What the IP header covers ends before the padding of a short SYN.
+        // What the IP header covers ends before the padding of a short segment.
         let (len, end) = match self.kind {
             Kind::Udp => ((size - FCS) as usize, (size - FCS) as usize),
-            Kind::TcpSyn => (self.bytes.len(), l4 + self.syn_len()),
+            Kind::TcpSyn | Kind::TcpFlow => (self.bytes.len(), l4 + self.segment_len()),
         };
         let frame = into.get_mut(..len)?;
         frame.copy_from_slice(self.bytes.get(..len)?);
@@ -422,7 +487,7 @@ impl Template {
         let pseudo = checksum::add(addresses, l4_len);
         match self.kind {
             Kind::Udp => self.write_udp(body, l4_len, pseudo, tuple, stamp),
-            Kind::TcpSyn => self.write_syn(body, pseudo, tuple, stamp),
+            Kind::TcpSyn | Kind::TcpFlow => self.write_segment(body, pseudo, tuple, stamp),
         }
         .map(|l4_len| Written { len, l4_len })
     }
@@ -454,7 +519,7 @@ impl Template {
         Some(8)
     }
 
-    const fn syn_len(&self) -> usize {
+    const fn segment_len(&self) -> usize {
         // Shorter than this, it is padded.
         if self.bytes.len() >= (syn_with_options(self.v6) - FCS) as usize {
             40
@@ -464,8 +529,14 @@ impl Template {
     }
 
     #[inline]
-    fn write_syn(&self, body: &mut [u8], pseudo: u16, tuple: &Tuple, stamp: &Stamp) -> Option<u8> {
-        let len = self.syn_len();
+    fn write_segment(
+        &self,
+        body: &mut [u8],
+        pseudo: u16,
+        tuple: &Tuple,
+        stamp: &Stamp,
+    ) -> Option<u8> {
+        let len = self.segment_len();
         let header = body.get_mut(..len)?;
         let coarse = if len > tcp::HEADER_LEN {
             stamp.coarse()
@@ -473,11 +544,13 @@ impl Template {
             0
         };
         let word = stamp.word();
+        let flags = Step::of(stamp.flow).map_or(tcp::Flags::SYN, Step::flags);
         let check = Stamp::check(word, stamp.sequence, coarse.into(), self.run);
         *header.first_chunk_mut()? = tuple.source_port.to_be_bytes();
         *header.get_mut(2..)?.first_chunk_mut()? = tuple.destination_port.to_be_bytes();
         *header.get_mut(4..)?.first_chunk_mut()? = stamp.sequence.to_be_bytes();
         *header.get_mut(8..)?.first_chunk_mut()? = word.to_be_bytes();
+        *header.get_mut(13)? = flags.0;
         *header.get_mut(14..)?.first_chunk_mut()? = check.to_be_bytes();
         if len > tcp::HEADER_LEN {
             *header.get_mut(TIME_STAMP..)?.first_chunk_mut()? = coarse.to_be_bytes();
@@ -490,7 +563,7 @@ impl Template {
                 u64::from(tuple.source_port) + u64::from(tuple.destination_port) + u64::from(check);
             !checksum::add(
                 checksum::add(pseudo, self.l4_sum),
-                checksum::fold(words + ports),
+                checksum::fold(words + ports + u64::from(flags.0)),
             )
         };
         *header.get_mut(16..)?.first_chunk_mut()? = field.to_be_bytes();

@@ -184,7 +184,7 @@ impl Generator {
                 mbuf.set_offload(Offload {
                     checksum: match self.template.kind() {
                         Kind::Udp => L4Checksum::PartialUdp,
-                        Kind::TcpSyn => L4Checksum::PartialTcp,
+                        Kind::TcpSyn | Kind::TcpFlow => L4Checksum::PartialTcp,
                     },
                     segment: Segment::None,
                     l3_len: if v6 { 40 } else { 20 },

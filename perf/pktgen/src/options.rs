@@ -33,7 +33,7 @@ pub enum Command {
 /// What overrides the profile.
 #[derive(Args)]
 pub struct Traffic {
-    /// A file, or the name of one in perf/profiles (udp64, imix, syn-flood, zipf-services, many-flows, v6)
+    /// A file, or the name of one in perf/profiles (udp64, imix, syn-flood, short-flows, zipf-services, many-flows, v6)
     pub profile: PathBuf,
     /// max, 200kpps, 1.5Mpps, 1Gbps (whole frames), 1Gbps-l1 (with preamble and gap)
     #[arg(long)]
@@ -41,7 +41,7 @@ pub struct Traffic {
     /// Frame sizes with check sequence: 64, 64,594,1518, 64-1518, imix
     #[arg(long)]
     pub size: Option<Size>,
-    /// udp or tcp-syn
+    /// udp, tcp-syn, or tcp-flow
     #[arg(long)]
     pub protocol: Option<Protocol>,
     /// Flows at a time
@@ -92,6 +92,7 @@ pub struct Traffic {
 pub enum Protocol {
     Udp,
     TcpSyn,
+    TcpFlow,
 }
 
 /// DPDK and this process.
@@ -281,6 +282,7 @@ impl Traffic {
         match self.protocol {
             Some(Protocol::Udp) => profile.protocol = Kind::Udp,
             Some(Protocol::TcpSyn) => profile.protocol = Kind::TcpSyn,
+            Some(Protocol::TcpFlow) => profile.protocol = Kind::TcpFlow,
             None => {}
         }
         if self.random {

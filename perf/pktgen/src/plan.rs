@@ -4,7 +4,7 @@
 use net::Address;
 
 use crate::draw::{Random, Zipf, mix};
-use crate::frame::{Kind, SHORTEST, Tuple};
+use crate::frame::{self, Kind, SHORTEST, Step, Tuple};
 use crate::profile::{Order, Profile, ProfileError, Sizes, ports};
 
 /// What flows there are.
@@ -59,13 +59,13 @@ impl Flows {
         Address(self.destination.0 + service as u128)
     }
 
-    /// The service of a flow, or the one that a SYN names instead of its flow.
+    /// The service of a flow, or the one that a segment names instead of its flow.
     #[inline]
     #[must_use]
     pub fn service_of(&self, flow: u32) -> u32 {
         match self.kind {
             Kind::Udp => self.service(flow),
-            Kind::TcpSyn => flow,
+            Kind::TcpSyn | Kind::TcpFlow => frame::service(flow),
         }
     }
 
@@ -82,8 +82,8 @@ impl Flows {
     pub const fn accounts(&self) -> u32 {
         match self.kind {
             Kind::Udp => self.count,
-            // One account for all: none has a second packet.
-            Kind::TcpSyn => 1,
+            // One account for all, whatever their flow.
+            Kind::TcpSyn | Kind::TcpFlow => 1,
         }
     }
 
@@ -93,7 +93,7 @@ impl Flows {
     pub const fn account(&self, flow: u32) -> u32 {
         match self.kind {
             Kind::Udp => flow,
-            Kind::TcpSyn => 0,
+            Kind::TcpSyn | Kind::TcpFlow => 0,
         }
     }
 
@@ -124,8 +124,10 @@ pub struct Plan {
     random: Random,
     /// The next number of each flow.
     sequences: Box<[u32]>,
-    /// SYNs so far.
-    syns: u32,
+    /// Segments so far.
+    segments: u32,
+    /// Which one of a flow comes next, as an index.
+    step: usize,
     /// The oldest flow that lives.
     oldest: u32,
     cursor: u32,
@@ -136,9 +138,9 @@ pub struct Plan {
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Next {
-    /// The flow's number, or for a SYN its service's.
+    /// The flow's number, or for a segment its service's and its step.
     pub flow: u32,
-    /// The packet's number in its flow, or for a SYN among all.
+    /// The packet's number in its flow, or for a segment among all.
     pub sequence: u32,
     /// Whose it is.
     pub tuple: Tuple,
@@ -158,7 +160,8 @@ impl Plan {
             order: profile.order,
             random: Random::new(profile.seed),
             flows,
-            syns: 0,
+            segments: 0,
+            step: 0,
             oldest: 0,
             cursor: 0,
             at: 0,
@@ -181,7 +184,7 @@ impl Plan {
     /// Numbers packets from 0 again, as from the beginning of what counts.
     pub fn restart(&mut self) {
         self.sequences.fill(0);
-        self.syns = 0;
+        self.segments = 0;
     }
 
     /// Lets flows give way to new ones: as many as came due in `now` nanoseconds since the start.
@@ -224,6 +227,9 @@ impl Plan {
     #[inline]
     pub fn packet(&mut self) -> Next {
         let count = self.flows.count;
+        if self.flows.kind == Kind::TcpFlow {
+            return self.segment();
+        }
         let slot = match self.order {
             Order::RoundRobin => {
                 let slot = self.cursor;
@@ -233,8 +239,8 @@ impl Plan {
             Order::Random => self.random.below(count),
         };
         if self.flows.kind == Kind::TcpSyn {
-            let sequence = self.syns;
-            self.syns = self.syns.wrapping_add(1);
+            let sequence = self.segments;
+            self.segments = sequence.wrapping_add(1);
             let service = self.flows.service(slot);
             return Next {
                 flow: service,
@@ -259,6 +265,31 @@ impl Plan {
             flow,
             sequence,
             tuple: self.flows.tuple(flow, self.flows.service(flow)),
+        }
+    }
+
+    /// The next segment of flows that open and close: so many at a time are opened, then all of these used, then all
+    /// of them closed, and new ones come after them.
+    #[inline]
+    fn segment(&mut self) -> Next {
+        let flow = self.oldest.wrapping_add(self.cursor) % NUMBERS;
+        let service = self.flows.service(flow);
+        let step = Step::ALL.get(self.step).copied().unwrap_or(Step::Close);
+        let sequence = self.segments;
+        self.segments = sequence.wrapping_add(1);
+        self.cursor += 1;
+        if self.cursor >= self.flows.count {
+            self.cursor = 0;
+            self.step += 1;
+        }
+        if self.step >= Step::ALL.len() {
+            self.step = 0;
+            self.oldest = self.oldest.wrapping_add(self.flows.count);
+        }
+        Next {
+            flow: step.flow(service),
+            sequence,
+            tuple: self.flows.tuple(flow, service),
         }
     }
 }
@@ -363,6 +394,36 @@ mod tests {
         };
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));
+    }
+
+    #[test]
+    fn flows_open_are_used_and_close() {
+        let profile = Profile {
+            protocol: Kind::TcpFlow,
+            ..profile("flows = 10")
+        };
+        let mut plan = Plan::new(&profile).expect("valid");
+        let mut open = HashMap::new();
+        let mut closed = HashSet::new();
+        for n in 0..300 {
+            let next = plan.packet();
+            assert_eq!(next.sequence, n);
+            let service = plan.flows().service_of(next.flow);
+            let address = plan.flows().service_address(service);
+            assert_eq!(address, next.tuple.destination);
+            let key = (next.tuple.source, next.tuple.source_port);
+            let step = Step::ALL.into_iter().find(|s| s.flow(service) == next.flow);
+            match step.expect("a step") {
+                Step::Open => assert_eq!(open.insert(key, Step::Open), None),
+                Step::Use => assert_eq!(open.insert(key, Step::Use), Some(Step::Open)),
+                Step::Close => {
+                    assert_eq!(open.remove(&key), Some(Step::Use));
+                    assert!(closed.insert(key), "each is another one");
+                }
+            }
+            assert!(open.len() <= 10);
+        }
+        assert_eq!((open.len(), closed.len()), (0, 100));
     }
 
     #[test]

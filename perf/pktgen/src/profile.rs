@@ -409,12 +409,14 @@ impl Profile {
                 "give 0 to 10",
             ));
         }
-        if self.protocol == Kind::TcpSyn && self.new_flows > 0 {
-            return Err(wrong(
-                "new-flows",
-                self.new_flows,
-                "leave it out: each SYN is a new flow",
-            ));
+        let segments = self.protocol != Kind::Udp;
+        if segments && self.new_flows > 0 {
+            let remedy = "leave it out: each SYN is a new flow";
+            return Err(wrong("new-flows", self.new_flows, remedy));
+        }
+        if self.protocol == Kind::TcpFlow && self.order == Order::Random {
+            let remedy = "give \"round-robin\": a flow opens before it closes";
+            return Err(wrong("order", "random", remedy));
         }
         if !(576..=9600).contains(&self.mtu) || (self.is_v6() && self.mtu < 1280) {
             return Err(wrong(
@@ -438,7 +440,7 @@ impl Profile {
             let remedy = format!("give {least} (headers and stamp) to {most} (MTU and Ethernet)");
             Err(wrong("size", size, remedy))
         };
-        if self.protocol == Kind::TcpSyn {
+        if self.protocol != Kind::Udp {
             let with = frame::syn_with_options(self.is_v6());
             return match &self.size {
                 Size::One(size) if *size == least || *size == with => {
@@ -448,7 +450,7 @@ impl Profile {
                     "size",
                     format!("{other:?}"),
                     format!(
-                        "give {least} (no options, no latency) or {with}: a SYN carries no data"
+                        "give {least} (no options, no latency) or {with}: a segment carries no data"
                     ),
                 )),
             };
@@ -555,7 +557,7 @@ mod tests {
             ("10.30.0.1", "255.255.255.250", "that exist"),
             ("[50000, 50000]", "[50001, 50000]", "[first, last]"),
             ("zipf = 1.1", "zipf = -1.0", "0 to 10"),
-            ("\"udp\"", "\"tcp-syn\"", "a SYN carries no data"),
+            ("\"udp\"", "\"tcp-syn\"", "a segment carries no data"),
             ("rate", "duration = 0.0\nrate", "seconds"),
         ] {
             let said = changed(from, to);

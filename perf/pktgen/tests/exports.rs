@@ -39,6 +39,7 @@ fn shipped_profiles_are_valid() {
         [
             "imix",
             "many-flows",
+            "short-flows",
             "syn-flood",
             "udp64",
             "v6",

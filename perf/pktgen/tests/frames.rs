@@ -7,7 +7,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use net::ethernet::Mac;
 use net::packet::Headers;
 use net::{Address, checksum};
-use pktgen::frame::{Found, Kind, Stamp, Template, Tuple, intact, least, syn_with_options};
+use pktgen::frame::{Found, Kind, Stamp, Step, Template, Tuple, intact, least, syn_with_options};
 use proptest::prelude::*;
 
 const MACS: (Mac, Mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
@@ -181,6 +181,37 @@ proptest! {
         prop_assert_eq!(latency.is_some(), options);
         prop_assert!(latency.is_none_or(|latency| latency.abs_diff(5_000_000) <= 1024));
         prop_assert_eq!(read(&frame, run ^ 1), None);
+    }
+
+    #[test]
+    fn the_segments_of_a_flow_open_use_and_close_it(
+        v6: bool,
+        options: bool,
+        bits: u128,
+        ports in (1u16.., 1u16..),
+        service in 0u32..1 << 24,
+        sequence: u32,
+        run: u64,
+    ) {
+        let size = if options { syn_with_options(v6) } else { least(Kind::TcpFlow, v6) };
+        let tuple = tuple(v6, bits, ports);
+        let template = Template::new(Kind::TcpFlow, v6, MACS, size, run, false);
+        for step in Step::ALL {
+            let stamp = Stamp { flow: step.flow(service), warm_up: false, sequence, time: 1 << 30 };
+            let frame = write(&template, size, &tuple, &stamp);
+            check(&frame, &tuple);
+            let found = read(&frame, run).expect("our own");
+            prop_assert_eq!((found.stamp.flow, found.stamp.sequence, found.kind), (stamp.flow, sequence, Kind::TcpFlow));
+            let packet = SlicedPacket::from_ethernet(&frame).expect("a frame");
+            let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("no TCP") };
+            let expected = match step {
+                Step::Open => (true, false, false),
+                Step::Use => (false, true, false),
+                Step::Close => (false, true, true),
+            };
+            prop_assert_eq!((tcp.syn(), tcp.ack(), tcp.rst()), expected);
+            prop_assert!(tcp.payload().is_empty() && !tcp.fin());
+        }
     }
 
     /// What a device is to finish comes out the same.

@@ -17,6 +17,8 @@ pub enum Peer {
     Ours,
     /// nftables and VXLAN.
     Kernel,
+    /// The same with receive packet steering.
+    Steered,
     /// `dpdk-testpmd` on `af_packet`.
     Testpmd,
     /// A TUN and a UDP socket, packet by packet.
@@ -26,9 +28,10 @@ pub enum Peer {
 }
 
 /// Everybody.
-pub const PEERS: [Peer; 5] = [
+pub const PEERS: [Peer; 6] = [
     Peer::Ours,
     Peer::Kernel,
+    Peer::Steered,
     Peer::Testpmd,
     Peer::Floor,
     Peer::Ovs,
@@ -41,6 +44,7 @@ impl Peer {
         match self {
             Peer::Ours => ours::NAME,
             Peer::Kernel => kernel::NAME,
+            Peer::Steered => kernel::STEERED,
             Peer::Testpmd => testpmd::NAME,
             Peer::Floor => floor::NAME,
             Peer::Ovs => ovs::NAME,
@@ -109,6 +113,7 @@ impl Field {
         let laid = match peer {
             Peer::Ours => Laid::missing(ours::NAME, "not asked for"),
             Peer::Kernel => kernel::lay(run, settings)?,
+            Peer::Steered => kernel::lay_steered(run, settings)?,
             Peer::Testpmd => testpmd::lay(run, settings)?,
             Peer::Floor => floor::lay(self.means(), settings)?,
             Peer::Ovs => ovs::lay(self.means(), settings)?,

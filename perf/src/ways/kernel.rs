@@ -1,7 +1,9 @@
 //! The kernel as the peer: a virtual address that nftables translates to the backend, and VXLAN between two nodes, as
 //! a container network without this project does it: on one node DNAT and a route to the next veth pair, between two DNAT
-//! and a route into the VXLAN. There is no process of it; softirqs do the work on the core where the packet was sent, or,
-//! with [`Cores::Apart`], on the node's core by receive packet steering.
+//! and a route into the VXLAN. There is no process of it; softirqs do the work on the core where the packet was sent.
+//!
+//! [`STEERED`] is the same after a tuning that nobody finds in place: receive packet steering hands what arrives on a
+//! node's interfaces to a core of the node's own. It carries more packets so, and each of them later.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,11 +13,13 @@ use journeys::run::Run;
 
 use super::laid::{Laid, Lane};
 use super::plain::plain;
-use super::settings::{Cores, Nodes, Offloads, Settings};
+use super::settings::{Nodes, Offloads, Settings, there};
 use super::way::Way;
 
 /// As results name it.
 pub const NAME: &str = "kernel";
+/// With receive packet steering.
+pub const STEERED: &str = "steered";
 
 /// The interface of a container.
 pub const INSIDE: &str = "eth0";
@@ -36,13 +40,26 @@ const FAR: u8 = 3;
 /// # Errors
 /// When `ip` or `nft` fails.
 pub fn lay(run: &Run, settings: Settings) -> Result<Laid> {
+    lay_as(NAME, run, settings)
+}
+
+/// The same as [`STEERED`].
+///
+/// # Errors
+/// As [`lay`], or when the kernel has no receive packet steering.
+pub fn lay_steered(run: &Run, settings: Settings) -> Result<Laid> {
+    lay_as(STEERED, run, settings)
+}
+
+fn lay_as(name: &'static str, run: &Run, settings: Settings) -> Result<Laid> {
     let nodes = [
-        Namespace::create(run, "kernel1")?,
-        Namespace::create(run, "kernel2")?,
+        Namespace::create(run, &format!("{name}1"))?,
+        Namespace::create(run, &format!("{name}2"))?,
     ];
-    let client = container(run, settings, &nodes[0], CLIENT)?;
-    let near = container(run, settings, &nodes[0], NEAR)?;
-    let far = container(run, settings, &nodes[1], FAR)?;
+    let container = |node: usize, third: u8| container(run, settings, name, &nodes[node], third);
+    let client = container(0, CLIENT)?;
+    let near = container(0, NEAR)?;
+    let far = container(1, FAR)?;
     let [one, other] = nodes.each_ref().map(|node| Plug {
         namespace: node,
         interface: UNDERLAY,
@@ -75,7 +92,9 @@ pub fn lay(run: &Run, settings: Settings) -> Result<Laid> {
         }
         node.sysctl("ipv4/ip_forward", "1")?;
     }
-    steer(settings.cores, &nodes)?;
+    if name == STEERED {
+        steer(&nodes)?;
+    }
     let [first, second] = VIRTUAL.map(|address| address.to_string());
     let rules = format!(
         "add table ip ports; \
@@ -98,18 +117,16 @@ pub fn lay(run: &Run, settings: Settings) -> Result<Laid> {
     Ok(Laid::new(
         NAME,
         [
-            lane(Nodes::One, "kernel-one", near, VIRTUAL[0]),
-            lane(Nodes::Two, "kernel-two", far, VIRTUAL[1]),
+            lane(Nodes::One, &format!("{name}-one"), near, VIRTUAL[0]),
+            lane(Nodes::Two, &format!("{name}-two"), far, VIRTUAL[1]),
         ],
     ))
 }
 
-/// Hands what arrives on a node's interfaces to the node's core, as far as nodes have cores.
-fn steer(cores: Cores, nodes: &[Namespace; 2]) -> Result<()> {
+/// Hands what arrives on a node's interfaces to the node's core.
+fn steer(nodes: &[Namespace; 2]) -> Result<()> {
     for (number, node) in nodes.iter().enumerate() {
-        let Some(core) = cores.node(number) else {
-            continue;
-        };
+        let core = (number + 1) % there();
         let name = node.name().context("a named node")?;
         // Only `ip netns exec` shows the /sys of the namespace.
         let each = format!(
@@ -151,15 +168,15 @@ pub fn plugged(
     Ok(inside)
 }
 
-fn container(run: &Run, settings: Settings, node: &Namespace, third: u8) -> Result<Namespace> {
-    let outer = format!("port{third}");
-    let inside = plugged(
-        run,
-        node,
-        &format!("kernel-c{third}"),
-        &outer,
-        address(third),
-    )?;
+fn container(
+    run: &Run,
+    settings: Settings,
+    peer: &str,
+    node: &Namespace,
+    third: u8,
+) -> Result<Namespace> {
+    let (name, outer) = (format!("{peer}-c{third}"), format!("port{third}"));
+    let inside = plugged(run, node, &name, &outer, address(third))?;
     let gateway = format!("10.99.{third}.1");
     inside.ip(&["route", "add", "default", "via", &gateway])?;
     node.ip(&["link", "set", &outer, "mtu", MTU])?;

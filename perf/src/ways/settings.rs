@@ -63,10 +63,9 @@ pub enum Cores {
     /// there are enough.
     #[default]
     Shared,
-    /// Node one on core 1, node two on core 2 (core 0 where there are only two); on one node generator and sink on core
-    /// 0; between two nodes the generator on core 0 and the sink on core 3 where there are four, else where the
-    /// scheduler likes. The kernel's way has no process: its packets are handed to the node's core by receive packet
-    /// steering.
+    /// Node one on core 1, node two on core 2 where there are three; on one node generator and sink on core 0; between
+    /// two nodes the generator on core 0 and the sink on core 3 where there are four. What has no core of its own is
+    /// where the scheduler likes: on two cores, node two pinned beside the generator halves what both can do.
     Apart,
 }
 
@@ -74,7 +73,7 @@ impl Cores {
     /// The only core of a node's process, the first node being 0.
     #[must_use]
     pub fn node(self, node: usize) -> Option<usize> {
-        (self == Cores::Apart).then(|| (node + 1) % there())
+        (self == Cores::Apart && node + 1 < there()).then_some(node + 1)
     }
 
     /// The cores of a client's programs and of a server's.

@@ -9,7 +9,7 @@ use perf::ways::{Awake, Field, Nodes, Settings, Way};
 use crate::busy;
 use crate::generator::Generator;
 use crate::plan::{Case, Pace};
-use crate::probe::{Connections, Load, Probe, Trips};
+use crate::probe::{Connections, Load, Probe, Traffic, Trips};
 use crate::progress::Progress;
 use crate::results::{Better, Figure, OURS, Values};
 use crate::search::{Found, GOALS, search};
@@ -247,9 +247,20 @@ impl Bench {
 
     /// Searches once for all peers side by side.
     fn search(&self, case: Case, what: &str) -> Result<BTreeMap<String, Found>> {
-        let nodes = case.nodes();
+        let peers = self.there(case.nodes());
+        self.search_for(peers, case.nodes(), Traffic::Datagrams, what)
+    }
+
+    fn search_for(
+        &self,
+        peers: Vec<&'static str>,
+        nodes: Nodes,
+        traffic: Traffic,
+        what: &str,
+    ) -> Result<BTreeMap<String, Found>> {
+        let flows = traffic.at_a_time();
         let mut trials = 0;
-        search(self.there(nodes), &self.pace.care, |peer, rate, seconds| {
+        search(peers, &self.pace.care, |peer, rate, seconds| {
             trials += 1;
             self.progress
                 .say(&format!("{what}, trial {trials}: {peer} at {rate:.0}/s"));
@@ -261,12 +272,39 @@ impl Bench {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
             let rate = rate.round() as u64;
             probe.load(&Load {
+                traffic,
                 rate,
-                flows: 1,
+                flows,
                 seconds,
                 by: self.generator,
             })
         })
+    }
+
+    /// The most segments of short flows a second that ours carries between two nodes without loss.
+    ///
+    /// # Errors
+    /// When none pass so.
+    pub fn lossless_short_flows(&self) -> Result<f64> {
+        let found = self.search_for(
+            vec![OURS],
+            Nodes::Two,
+            Traffic::ShortFlows,
+            "the rate of short flows",
+        )?;
+        let found = found.get(OURS).cloned().unwrap_or_default();
+        match found.rates.get("ndr") {
+            Some(&rate) if rate >= 1.0 => Ok(rate),
+            _ => bail!(
+                "no rate of short flows passed without loss{}{}",
+                if found.notes.contains_key("ndr") {
+                    ": "
+                } else {
+                    ""
+                },
+                found.notes.get("ndr").map_or("", String::as_str)
+            ),
+        }
     }
 
     fn rates(&mut self, case: Case) -> Result<()> {
@@ -419,8 +457,7 @@ impl Bench {
     }
 
     fn busy(&mut self, case: Case) -> Result<()> {
-        // Hundredths of a second are counted.
-        let seconds = self.pace.seconds.max(0.5);
+        let seconds = self.pace.seconds.max(1.0);
         let alone = match self.alone.take() {
             Some(alone) => alone,
             None => busy::cable_alone(self.field.means())?,
@@ -485,6 +522,7 @@ impl Bench {
         for flows in [1, 32, 1024] {
             let rates = self.rounds(case, |_, probe| {
                 probe.load(&Load {
+                    traffic: Traffic::Datagrams,
                     rate: 0,
                     flows,
                     seconds,
@@ -544,6 +582,7 @@ impl Bench {
             means: ours.means(),
         };
         let counted = probe.load(&Load {
+            traffic: Traffic::Datagrams,
             rate: 0,
             flows: 64,
             seconds,

@@ -1,55 +1,97 @@
 //! What carrying a packet costs the whole machine, whoever does it: a worker's thread, a softirq, or a process that was
-//! interrupted by one.
+//! interrupted by one. Measured as what is not left over: `leftover` turns round on every core at the lowest priority
+//! (`SCHED_IDLE`), and counts the time that nobody took from it.
 
-use std::collections::HashMap;
-use std::fs;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use journeys::deadline::wait_for;
 use journeys::namespace::{Namespace, Plug, cable};
-use nix::unistd::Pid;
-use perf::threads;
+use journeys::process::{Launch, Process};
+use journeys::run::Stage;
 use perf::ways::{Means, Way};
 
 use crate::generator::Generator;
-use crate::probe::{Load, Probe};
+use crate::probe::{Load, Probe, Traffic};
 
 /// Datagrams a second: what every peer can carry.
 pub const RATE: u64 = 30_000;
 /// A machine that is so busy, as a share of all cores, has no room to show a difference.
 const FULL: f64 = 0.95;
+const NOT_IDLE: &str = "no core of this machine was idle: what a packet costs cannot be told";
 /// Until the load is there.
 const BEFORE: Duration = Duration::from_millis(400);
 
-/// How long each thread of this machine, the kernel's own included, has been running, in nanoseconds. Unlike the times in
-/// `/proc/stat`, which a clock samples a hundred times a second, these miss nothing that is shorter than a tick; an
-/// interrupt counts for whom it interrupts, and for nobody on an idle core.
-fn running() -> Result<HashMap<u32, u64>> {
-    let mut times = HashMap::new();
-    for process in fs::read_dir("/proc").context("reading /proc")?.flatten() {
-        let pid = process
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-            .map(Pid::from_raw);
-        // One that has just ended has no threads.
-        times.extend(
-            pid.and_then(|pid| threads::times(pid).ok())
-                .unwrap_or_default(),
+/// What is left of each core.
+struct Leftovers(Vec<Process>);
+
+impl Leftovers {
+    fn begin(means: Means<'_>) -> Result<Leftovers> {
+        let program = means.programs.path("leftover");
+        ensure!(
+            program.is_file(),
+            "{} is not built: run cargo build --workspace --bins",
+            program.display()
         );
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let mut all = Leftovers(Vec::new());
+        for core in 0..cores {
+            let process = Launch::new(
+                &format!("leftover{core}"),
+                Path::new("chrt"),
+                &Namespace::Own,
+                Stage::Workload,
+            )
+            .args(["--idle", "0", &program.display().to_string()])
+            .on_core(Some(core))
+            .start(means.run)?;
+            all.0.push(process);
+        }
+        for process in &mut all.0 {
+            let begun = wait_for("what is left of a core", Duration::from_secs(2), || {
+                process.check_running()?;
+                Ok((!process.output()?.is_empty()).then_some(()))
+            });
+            process.check_running()?;
+            // It has not even come to its first line.
+            begun.context(NOT_IDLE)?;
+        }
+        Ok(all)
     }
-    ensure!(
-        !times.is_empty(),
-        "this kernel does not say how long threads have run (CONFIG_SCHED_INFO)"
-    );
-    Ok(times)
+
+    /// How many cores others took meanwhile.
+    fn end(mut self) -> Result<f64> {
+        let mut taken = 0.0;
+        for process in &mut self.0 {
+            process.kill()?;
+            taken += account(&process.output()?).context(NOT_IDLE)?;
+        }
+        Ok(taken)
+    }
 }
 
-/// What all threads have run between two looks, ns. Who ended in between counts for nothing.
-fn spent(before: &HashMap<u32, u64>, after: &HashMap<u32, u64>) -> u64 {
-    let since =
-        |(id, time): (&u32, &u64)| time.saturating_sub(before.get(id).copied().unwrap_or(0));
-    after.iter().map(since).sum()
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        for process in &mut self.0 {
+            // One that does not end even so ends with the run.
+            let _ = process.kill();
+        }
+    }
+}
+
+/// The share that was taken between the first line and the last.
+fn account(text: &str) -> Option<f64> {
+    // The last may be torn.
+    let whole = text.get(..=text.rfind('\n')?)?;
+    let read = |line: &str| -> Option<(f64, f64)> {
+        let (time, left) = line.split_once(' ')?;
+        Some((time.parse().ok()?, left.parse().ok()?))
+    };
+    let mut lines = whole.lines();
+    let (begin, first) = read(lines.next()?)?;
+    let (end, last) = read(lines.next_back()?)?;
+    Some(1.0 - (last - first) / (end - begin))
 }
 
 /// A generator and a sink with only a cable between them.
@@ -80,6 +122,7 @@ pub fn cable_alone(means: Means<'_>) -> Result<Way> {
 /// When more than a tenth of the load does not arrive.
 pub fn per_packet(probe: Probe<'_>, seconds: f64) -> Result<f64> {
     let load = probe.begin(&Load {
+        traffic: Traffic::Datagrams,
         rate: RATE,
         flows: 1,
         seconds: seconds + 2.0 * BEFORE.as_secs_f64(),
@@ -87,10 +130,13 @@ pub fn per_packet(probe: Probe<'_>, seconds: f64) -> Result<f64> {
         by: Generator::Sockets,
     })?;
     std::thread::sleep(BEFORE);
-    let (begin, before) = (Instant::now(), running()?);
-    std::thread::sleep(Duration::from_secs_f64(seconds));
-    let (time, after) = (begin.elapsed(), running()?);
-    let counted = probe.end(load)?;
+    let measured = Leftovers::begin(probe.means).and_then(|leftovers| {
+        std::thread::sleep(Duration::from_secs_f64(seconds));
+        leftovers.end()
+    });
+    // Whatever came of it, the load's port is free for the next one.
+    let counted = probe.end(load);
+    let (taken, counted) = (measured?, counted?);
     #[allow(clippy::cast_precision_loss)] // RATE is small
     let wanted = RATE as f64;
     ensure!(
@@ -98,16 +144,11 @@ pub fn per_packet(probe: Probe<'_>, seconds: f64) -> Result<f64> {
         "only {:.0} of {RATE} datagrams a second arrived",
         counted.received_per_second()
     );
-    #[allow(clippy::cast_precision_loss)] // an hour of nanoseconds is exact
-    let busy = spent(&before, &after) as f64 / 1e3;
     let cores = std::thread::available_parallelism().map_or(1.0, |cores| {
         f64::from(u32::try_from(cores.get()).unwrap_or(u32::MAX))
     });
-    ensure!(
-        busy < time.as_secs_f64() * 1e6 * cores * FULL,
-        "no core of this machine was idle: what a packet costs cannot be told"
-    );
-    Ok(busy / (counted.received_per_second() * time.as_secs_f64()))
+    ensure!(taken < cores * FULL, NOT_IDLE);
+    Ok(taken * 1e6 / counted.received_per_second())
 }
 
 #[cfg(test)]
@@ -115,15 +156,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ran_between_two_looks_is_counted_to_the_nanosecond() {
-        let before = HashMap::from([(1, 100), (2, 50)]);
-        let after = HashMap::from([(1, 160), (3, 7)]);
-        assert_eq!(spent(&before, &after), 67);
-        let before = running().unwrap();
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_millis(30) {
-            std::hint::black_box(begin);
-        }
-        assert!(spent(&before, &running().unwrap()) > 1_000_000);
+    fn what_is_not_left_was_taken() {
+        let text = "1000 500\n2000000 1000500\n5001000 3000500\n5002000 30005";
+        assert_eq!(account(text), Some(0.4));
+        assert_eq!(account("torn"), None);
+        assert_eq!(account("1 1\n"), None);
     }
 }

@@ -23,7 +23,7 @@ use serde_json::json;
 
 use crate::bench::Bench;
 use crate::plan::Case;
-use crate::probe::{Counted, Load, Probe};
+use crate::probe::{Counted, Load, Probe, Traffic};
 use crate::results::{Better, Figure, OURS, Values};
 
 /// The manager joins changes of one job that come close together, so there are many.
@@ -68,6 +68,7 @@ pub fn measure(bench: &mut Bench, case: Case) -> Result<()> {
     let rate = bench.lossless()?;
     let way = bench.our_way()?;
     let load = Load {
+        traffic: Traffic::Datagrams,
         rate,
         flows: 1,
         seconds: bench.pace.seconds.max(1.0),

@@ -15,7 +15,7 @@ use journeys::run::Stage;
 use perf::ways::{Means, Way, report};
 use serde_json::Value;
 
-use crate::probe::{Counted, Load, number};
+use crate::probe::{Counted, Load, Traffic, number};
 
 /// Who sends datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -39,7 +39,10 @@ impl Generator {
 
 /// No socket is bound to it; the packet socket reads before the kernel is kept from answering.
 const PORT: u16 = 9003;
-/// Of a whole frame with check sequence: 64 bytes in a datagram, as the programs on sockets send.
+const LAST_PORT: u16 = 9102;
+/// Of a whole frame with check sequence: a segment with a time stamp.
+const SEGMENT: u16 = 14 + 20 + 40 + 4;
+/// The same of a datagram of 64 bytes, as the programs on sockets send.
 const SIZE: u16 = 14 + 20 + 8 + 64 + 4;
 /// Before anything counts.
 const WARM_UP: f64 = 0.2;
@@ -53,7 +56,32 @@ const DRAIN: &str = "100";
 const BUCKET: &str = "20";
 /// Frames of the packet sockets' rings: 16 ms at 250,000 packets a second.
 const RING: &str = "framecnt=4096,blocksz=65536";
-const PROFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/profiles/udp64.toml");
+
+impl Traffic {
+    fn profile(self) -> &'static str {
+        match self {
+            Traffic::Datagrams => concat!(env!("CARGO_MANIFEST_DIR"), "/profiles/udp64.toml"),
+            Traffic::ShortFlows => {
+                concat!(env!("CARGO_MANIFEST_DIR"), "/profiles/short-flows.toml")
+            }
+        }
+    }
+
+    /// Destination ports: with those of the source, short flows come again after some millions.
+    fn ports(self) -> String {
+        match self {
+            Traffic::Datagrams => PORT.to_string(),
+            Traffic::ShortFlows => format!("{PORT}-{LAST_PORT}"),
+        }
+    }
+
+    fn size(self) -> u16 {
+        match self {
+            Traffic::Datagrams => SIZE,
+            Traffic::ShortFlows => SEGMENT,
+        }
+    }
+}
 
 /// Where a container's packets go.
 struct Route {
@@ -120,7 +148,8 @@ fn silence(server: &Namespace, interface: &str) -> Result<()> {
         "add table netdev lab; \
          add chain netdev lab in {{ type filter hook ingress device \"{interface}\" priority 0; policy accept; }}; \
          flush chain netdev lab in; \
-         add rule netdev lab in udp dport {PORT} drop"
+         add rule netdev lab in udp dport {PORT} drop; \
+         add rule netdev lab in tcp dport {PORT}-{LAST_PORT} drop"
     );
     server.command("nft", &[&rules]).map(drop)
 }
@@ -177,7 +206,7 @@ pub fn begin(way: &Way, means: Means<'_>, load: &Load, run: u16) -> Result<Proce
     );
     let name = format!("{}-pktgen", way.name);
     let mut launch = Launch::new(&name, &program, &Namespace::Own, Stage::Workload)
-        .args(["run", PROFILE, "--json", "--no-huge"])
+        .args(["run", load.traffic.profile(), "--json", "--no-huge"])
         .args(match next {
             Next::Mac(mac) => ["--gateway-mac".to_owned(), mac],
             Next::Address(address) => ["--gateway".to_owned(), address.to_string()],
@@ -188,8 +217,8 @@ pub fn begin(way: &Way, means: Means<'_>, load: &Load, run: u16) -> Result<Proce
         .args(["--rx-netns", &path(&way.server)?])
         .args(["--source", &own.to_string()])
         .args(["--destination", &way.target.to_string()])
-        .args(["--ports", &PORT.to_string()])
-        .args(["--size", &SIZE.to_string()])
+        .args(["--ports", &load.traffic.ports()])
+        .args(["--size", &load.traffic.size().to_string()])
         .args(["--flows", &load.flows.to_string()])
         .args(["--rate", &format!("{rate}pps")])
         .args(["--warm-up", &WARM_UP.to_string()])

@@ -51,8 +51,8 @@ struct Arguments {
     /// Cases to run; all of the mode's if none is named
     #[arg(long, value_delimiter = ',', value_enum)]
     cases: Vec<Case>,
-    /// Whom to measure: with fewer, fewer ratios
-    #[arg(long, value_delimiter = ',', default_values_t = PEERS.map(|peer| peer.name().to_owned()), value_parser = PEERS.map(Peer::name))]
+    /// Whom to measure: with fewer, fewer ratios. All if none is named, without the steered kernel's way in --quick
+    #[arg(long, value_delimiter = ',', value_parser = PEERS.map(Peer::name))]
     peers: Vec<String>,
     /// Interleaved rounds, instead of the mode's
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -135,6 +135,14 @@ impl Arguments {
         pace
     }
 
+    fn peers(&self) -> Vec<Peer> {
+        let asked = |peer: &Peer| match self.peers.is_empty() {
+            true => self.full || *peer != Peer::Steered,
+            false => self.peers.iter().any(|asked| asked == peer.name()),
+        };
+        PEERS.into_iter().filter(asked).collect()
+    }
+
     fn cases(&self) -> (Vec<Case>, BTreeMap<String, String>) {
         let mut skipped = BTreeMap::new();
         let mut cases = Vec::new();
@@ -164,8 +172,7 @@ fn measure(arguments: &Arguments) -> Result<Results> {
     let started = facts::now();
     let pace = arguments.pace();
     let (cases, skipped) = arguments.cases();
-    let asked = |peer: &&Peer| arguments.peers.iter().any(|asked| asked == peer.name());
-    let peers: Vec<Peer> = PEERS.iter().filter(asked).copied().collect();
+    let peers = arguments.peers();
     let settings = arguments.settings();
     let thought: Duration = cases
         .iter()

@@ -10,7 +10,7 @@ use crate::results::{Figure, Measured, OURS, Results};
 use crate::targets::{Outcome, Verdict, reference};
 
 /// Peers in the order of every legend and table.
-pub const ORDER: [&str; 5] = [OURS, "kernel", "testpmd", "ovs", "floor"];
+pub const ORDER: [&str; 6] = [OURS, "kernel", "steered", "testpmd", "ovs", "floor"];
 
 /// Three digits or so.
 #[must_use]

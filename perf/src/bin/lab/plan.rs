@@ -114,7 +114,7 @@ impl Pace {
                 precision: 0.05,
             },
             loads: &[0, 50, 90],
-            flows: 20_000,
+            flows: 100_000,
             limit: Some(QUICK_LIMIT),
         }
     }
@@ -144,8 +144,8 @@ impl Pace {
     #[must_use]
     pub fn thought(&self, case: Case, peers: usize) -> Duration {
         let peers = f64::from(u32::try_from(peers).unwrap_or(1));
-        // Starting, warming up, ending.
-        let around = 0.7;
+        // Starting, warming up, ending: pktgen's half second among it.
+        let around = 0.9;
         let one = self.seconds + around;
         let points = f64::from(u32::try_from(self.loads.len()).unwrap_or(1));
         #[allow(clippy::cast_precision_loss)] // ten million
@@ -154,9 +154,10 @@ impl Pace {
             Case::TwoUdp64 | Case::OneUdp64 => peers * one * f64::from(self.care.trials.min(20)),
             Case::TwoTcp | Case::OneTcp | Case::TwoTcpMtu | Case::TwoConnections => peers * one,
             Case::TwoRr => peers * (2.0 * one + 0.8),
-            Case::TwoBusy | Case::OneBusy => (peers + 1.0) * (one + 0.8),
+            Case::TwoBusy | Case::OneBusy => peers * 2.0 * (self.seconds.max(1.0) + around + 0.8),
             Case::Churn => 2.0 * one + 2.0,
-            Case::Soak => flows / 5_000.0,
+            // A search, short flows, connections.
+            Case::Soak => one * f64::from(self.care.trials.min(20)) + flows / 20_000.0 + 10.0,
             Case::Latency => peers * points * (one + 0.8),
             Case::Flows => peers * 3.0 * one,
             Case::Scaling => 4.0 * one,

@@ -39,6 +39,7 @@ fn colour(peer: &str) -> RGBColor {
     match peer {
         "ours" => RGBColor(0xd5, 0x5e, 0x00),
         "kernel" => RGBColor(0x00, 0x72, 0xb2),
+        "steered" => RGBColor(0x56, 0xb4, 0xe9),
         "testpmd" => RGBColor(0x00, 0x9e, 0x73),
         "ovs" => RGBColor(0xcc, 0x79, 0xa7),
         "floor" => RGBColor(0xe6, 0x9f, 0x00),
@@ -51,6 +52,7 @@ fn colour(peer: &str) -> RGBColor {
 pub fn called(peer: &str) -> &str {
     match peer {
         "kernel" => "the kernel's way",
+        "steered" => "the kernel's way, steered (RPS)",
         "ovs" => "Open vSwitch with DPDK",
         "floor" => "floor (TUN and UDP socket)",
         other => other,

@@ -27,9 +27,34 @@ const FEW: usize = 16;
 /// Far from those of other loads on the same port.
 static TAG: AtomicU16 = AtomicU16::new(0x8000);
 
-/// A load of 64-byte datagrams.
+/// What is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Traffic {
+    /// Datagrams of 64 bytes.
+    Datagrams,
+    /// Three segments for each flow, which open it, use it, and close it. Only pktgen has them.
+    ShortFlows,
+}
+
+/// Segments of a short flow.
+pub const SEGMENTS: f64 = 3.0;
+
+impl Traffic {
+    /// Flows that a load of one kind has open at a time.
+    #[must_use]
+    pub fn at_a_time(self) -> u16 {
+        match self {
+            Traffic::Datagrams => 1,
+            Traffic::ShortFlows => 1000,
+        }
+    }
+}
+
+/// A load of small packets.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
+    /// What they are.
+    pub traffic: Traffic,
     /// A second; 0 for as many as go.
     pub rate: u64,
     /// At a time, each from a port of its own.
@@ -141,6 +166,10 @@ impl Probe<'_> {
             let process = generator::begin(self.way, self.means, load, tag)?;
             return Ok(Running::Pktgen { process, seconds });
         }
+        ensure!(
+            load.traffic == Traffic::Datagrams,
+            "only pktgen sends short flows"
+        );
         let tag = tag.to_string();
         let mut count = self
             .way
@@ -208,6 +237,7 @@ impl Probe<'_> {
     /// When one is not what was sent, or one of a hundred is lost.
     pub fn round_trips(&self, seconds: f64, rate: u64, by: Generator) -> Result<Trips> {
         let load = Load {
+            traffic: Traffic::Datagrams,
             rate,
             flows: 1,
             seconds: seconds + AROUND,

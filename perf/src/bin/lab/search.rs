@@ -15,6 +15,8 @@ pub const GOALS: [(&str, f64); 3] = [("pdr", 0.005), ("loss-0.1%", 0.001), ("ndr
 /// No generator on a socket reaches more.
 const MOST: f64 = 4e6;
 const LEAST: f64 = 100.0;
+/// A trial of what the generator reaches takes so long at least, s: queues that are full let nothing new through before.
+const REACHED: f64 = 0.3;
 /// A peer that fails so often is given up.
 const FAILURES: usize = 2;
 
@@ -66,7 +68,7 @@ pub fn search<'a>(
     for peer in peers {
         let mut failures = Vec::new();
         // What the generator reaches at all bounds the search, and saves trials of more.
-        let most = match trial(peer, MOST, care.seconds / 4.0) {
+        let most = match trial(peer, MOST, (care.seconds / 4.0).max(REACHED)) {
             Ok(counted) => counted.offered_per_second() * 1.02,
             Err(error) if journeys::signals::interrupted() => return Err(error),
             Err(error) => {

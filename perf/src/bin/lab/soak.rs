@@ -1,72 +1,97 @@
 //! Millions of flows opened and closed: none may fail, and what the nodes hold may not grow once they are warm.
 //!
-//! A flow is a TCP connection with a request over it: it is opened and closed as flows are, and what is lost of it is seen
-//! as a segment that one of its ends had to send again. A tail loss probe (RFC 8985) sends one again on suspicion, which is
-//! often wrong where processes wait for a core: it counts where it repaired something.
+//! Short flows come from pktgen at the highest rate that ours carries without loss, found by a search before: three
+//! segments each, and every one that does not arrive is counted. After each part of them real connections with a request
+//! are opened, so that what the flows left behind is seen to harm nobody; what is lost of these is seen as a segment that
+//! one of their ends had to send again. A tail loss probe (RFC 8985) sends one again on suspicion, which is often wrong
+//! where processes wait for a core: it counts where it repaired something. With the generator on sockets all flows are
+//! such connections.
 
 use anyhow::{Context as _, Result};
 use perf::ways::Way;
 
 use crate::bench::Bench;
+use crate::generator::Generator;
 use crate::plan::Case;
-use crate::probe::Probe;
+use crate::probe::{Load, Probe, SEGMENTS, Traffic};
 use crate::results::{Better, Figure, OURS, Values};
 
 /// The flows come in so many parts; memory is looked at after each.
 const PARTS: u16 = 10;
-/// Nothing ends a part before its flows are through but this, seconds.
+/// Nothing ends a part's connections before they are through but this, seconds.
 const PATIENCE: f64 = 3600.0;
+/// Connections after each part of short flows.
+const CONNECTIONS: u64 = 1000;
+/// The highest rate is one that passed for seconds: after a part that lost something the next is slower by this.
+const SLOWER: f64 = 0.9;
+
+/// What all parts came to.
+#[derive(Default)]
+struct Sum {
+    opened: f64,
+    failed: f64,
+    lost: f64,
+    retransmitted: f64,
+    /// Flows a second, by part.
+    rates: Values,
+    /// Of all nodes, MB, by part.
+    memory: Vec<f64>,
+}
 
 /// Measures ours.
 ///
 /// # Errors
-/// When no connection goes through.
+/// When no flow goes through.
 pub fn measure(bench: &mut Bench, case: Case) -> Result<()> {
     let way = bench.our_way()?;
     let flows = bench.pace.flows;
-    let part = (flows / u64::from(PARTS)).max(1);
+    #[allow(clippy::cast_precision_loss)] // ten million
+    let part = (flows / u64::from(PARTS)).max(1) as f64;
     let step = bench.pace.thought(case, 1) / u32::from(PARTS);
-    let (mut opened, mut failed) = (0.0, 0.0);
-    let mut again = Again::default();
-    let mut memory = Vec::new();
-    let mut rates = Values::new();
+    let short = bench.generator == Generator::Pktgen;
+    let mut rate = match short {
+        true => bench.lossless_short_flows()?,
+        false => 0.0,
+    };
+    let mut sum = Sum::default();
     for number in 0..PARTS {
-        bench.progress.say(&format!(
-            "soak, {} of {flows} flows",
-            u64::from(number) * part
-        ));
+        let said = format!("soak, {:.0} of {flows} flows", f64::from(number) * part);
         let (_awake, ours) = bench.field.ours_mut()?;
-        let before = Again::of(&way)?;
         let probe = Probe {
             way: &way,
             means: ours.means(),
         };
-        let connections = probe.connections(PATIENCE, part)?;
-        opened += connections.count;
-        failed += connections.failed;
-        let after = Again::of(&way)?;
-        again.all += after.all - before.all;
-        again.lost += after.lost - before.lost;
-        rates
-            .entry(OURS.into())
-            .or_default()
-            .insert(number, connections.per_second);
+        if short {
+            bench
+                .progress
+                .say(&format!("{said}, {:.0} a second", rate / SEGMENTS));
+            let lost = sum.short_flows(&probe, number, part, rate)?;
+            if lost > 0.0 {
+                rate *= SLOWER;
+            }
+            sum.connections(&probe, CONNECTIONS)?;
+        } else {
+            bench.progress.say(&said);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a count
+            let per_second = sum.connections(&probe, part as u64)?;
+            sum.rate(number, per_second);
+        }
         let mut held = 0.0;
         for node in &mut ours.topology_mut().nodes {
             held += resident(node.process()?.pid())?;
         }
-        memory.push(held);
+        sum.memory.push(held);
         bench.progress.done(step);
     }
-    let growth = growth(&memory).context("memory was not looked at")?;
+    let growth = growth(&sum.memory).context("memory was not looked at")?;
     let one = |value: f64| Values::from([(OURS.into(), [(0, value)].into())]);
     for (name, unit, value) in [
-        ("flows", "flows", opened),
-        ("failed", "flows", failed),
-        ("lost", "segments", again.lost),
-        ("retransmitted", "segments", again.all),
+        ("flows", "flows", sum.opened),
+        ("failed", "connections", sum.failed),
+        ("lost", "packets", sum.lost),
+        ("retransmitted", "segments", sum.retransmitted),
         ("growth", "%", growth),
-        ("memory", "MB", memory.last().copied().unwrap_or(0.0)),
+        ("memory", "MB", sum.memory.last().copied().unwrap_or(0.0)),
     ] {
         let better = match name {
             "flows" => Better::Higher,
@@ -75,15 +100,51 @@ pub fn measure(bench: &mut Bench, case: Case) -> Result<()> {
         let figure = Figure::new(&case.name(), name, unit, better, &one(value));
         bench.figures.push(figure);
     }
-    let rate = Figure::new(&case.name(), "rate", "flows/s", Better::Higher, &rates);
+    let rate = Figure::new(&case.name(), "rate", "flows/s", Better::Higher, &sum.rates);
     bench.figures.push(rate);
     if flows < 1_000_000 {
         bench.skipped.insert(
             format!("{}, all of it", case.name()),
-            format!("--quick opens {flows} flows, --full 10 million"),
+            format!("{flows} flows were opened, --full opens 10 million"),
         );
     }
     Ok(())
+}
+
+impl Sum {
+    fn rate(&mut self, part: u16, rate: f64) {
+        let rates = self.rates.entry(OURS.into()).or_default();
+        rates.insert(part, rate);
+    }
+
+    /// So many short flows, at `rate` segments a second; answers how many segments did not arrive.
+    fn short_flows(&mut self, probe: &Probe<'_>, part: u16, flows: f64, rate: f64) -> Result<f64> {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
+        let whole = rate as u64;
+        let counted = probe.load(&Load {
+            traffic: Traffic::ShortFlows,
+            rate: whole,
+            flows: Traffic::ShortFlows.at_a_time(),
+            seconds: flows * SEGMENTS / rate,
+            by: Generator::Pktgen,
+        })?;
+        self.opened += (counted.received + counted.lost) / SEGMENTS;
+        self.lost += counted.lost;
+        self.rate(part, counted.offered_per_second() / SEGMENTS);
+        Ok(counted.lost)
+    }
+
+    /// So many connections; answers how many a second.
+    fn connections(&mut self, probe: &Probe<'_>, count: u64) -> Result<f64> {
+        let before = Again::of(probe.way)?;
+        let connections = probe.connections(PATIENCE, count)?;
+        let after = Again::of(probe.way)?;
+        self.opened += connections.count;
+        self.failed += connections.failed;
+        self.retransmitted += after.all - before.all;
+        self.lost += after.lost - before.lost;
+        Ok(connections.per_second)
+    }
 }
 
 /// From the median of the first third after the warm-up to the median of the last third, %.
