@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use pktgen::export::{Target, write};
+use pktgen::frame::Kind;
 use pktgen::profile::Profile;
 use serde_json::Value;
 
@@ -110,7 +111,10 @@ fn trex_profiles_ask_for_the_same_traffic() {
         );
         for stream in &streams {
             let packet = &stream["packet"];
-            let protocol = if name == "syn-flood" { "TCP" } else { "UDP" };
+            let protocol = match profile.protocol {
+                Kind::Udp => "UDP",
+                Kind::TcpSyn | Kind::TcpFlow => "TCP",
+            };
             assert!(packet["layers"][protocol].is_object(), "{name}");
             assert!(packet["bytes"].as_u64().expect("a size") + 4 <= u64::from(sizes.largest()));
             let fields = packet["vm"]["args"][0].as_array().expect("instructions");
@@ -132,6 +136,12 @@ fn trex_profiles_ask_for_the_same_traffic() {
             assert_eq!(last - first + 1, u64::from(profile.source.count), "{name}");
         }
         match name.as_str() {
+            "short-flows" => assert!(
+                exported
+                    .notes
+                    .iter()
+                    .any(|note| note.contains("sends the SYN of each"))
+            ),
             "imix" => {
                 let mut shares: Vec<f64> = pps
                     .iter()
