@@ -12,7 +12,7 @@ use crate::facts::Machine;
 use crate::targets::Verdict;
 
 /// Version of the file's form; it grows when a field changes its meaning or goes.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The peer that all others are compared with.
 pub const OURS: &str = "ours";
@@ -300,9 +300,9 @@ pub mod tests {
         let run = run(vec![figure]);
         let text = serde_json::to_string_pretty(&run).unwrap();
         assert_eq!(Results::parse(&text).unwrap(), run);
-        let newer = text.replacen("\"schema\": 1", "\"schema\": 2", 1);
+        let newer = text.replacen("\"schema\": 2", "\"schema\": 3", 1);
         let error = Results::parse(&newer).unwrap_err().to_string();
-        assert!(error.contains("schema 2"), "{error}");
+        assert!(error.contains("schema 3"), "{error}");
         assert!(Results::parse("{}").is_err());
     }
 }
