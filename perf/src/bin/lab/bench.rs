@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use perf::ways::kernel::NAME as KERNEL;
 use perf::ways::{Awake, Field, Nodes, Settings, Way};
 
 use crate::busy;
@@ -396,7 +397,10 @@ impl Bench {
 
     fn requests(&mut self, case: Case) -> Result<()> {
         let (seconds, by) = (self.pace.seconds, self.generator);
-        let half = self.pdr()?.get(OURS).copied().unwrap_or(0.0) / 2.0;
+        let pdr = self.pdr()?;
+        // One load for all, which both that are compared carry.
+        let carried = [OURS, KERNEL].iter().filter_map(|peer| pdr.get(*peer));
+        let half = carried.copied().reduce(f64::min).unwrap_or(0.0) / 2.0;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
         let half = half.round() as u64;
         // A peer that does not carry the load has its idle figures all the same.

@@ -54,8 +54,8 @@ const NAP: &str = "50";
 /// lets others run on its core.
 const DRAIN: &str = "100";
 const BUCKET: &str = "20";
-/// Frames of the packet sockets' rings: 16 ms at 250,000 packets a second.
-const RING: &str = "framecnt=4096,blocksz=65536";
+/// Frames of the packet sockets' rings: 65 ms at 250,000 packets a second, which is longer than a scheduler makes the sink wait.
+const RING: &str = "framecnt=16384,blocksz=65536";
 
 impl Traffic {
     fn profile(self) -> &'static str {

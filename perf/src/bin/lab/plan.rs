@@ -20,7 +20,7 @@ pub enum Case {
     /// One node: the same
     #[value(name = "one-udp64")]
     OneUdp64,
-    /// Two nodes: echoes of 64 bytes, idle and with half of our highest rate beside them
+    /// Two nodes: echoes of 64 bytes, idle and beside half of the highest rate that both ours and the kernel's way carry
     TwoRr,
     /// Routes change 1,000 times a second while the highest lossless rate passes
     Churn,
@@ -155,7 +155,7 @@ impl Pace {
             Case::TwoTcp | Case::OneTcp | Case::TwoTcpMtu | Case::TwoConnections => peers * one,
             Case::TwoRr => peers * (2.0 * one + 0.8),
             Case::TwoBusy | Case::OneBusy => peers * 2.0 * (self.seconds.max(1.0) + around + 0.8),
-            Case::Churn => 2.0 * one + 2.0,
+            Case::Churn => 6.0 * (one + 1.0),
             // A search, short flows, connections.
             Case::Soak => one * f64::from(self.care.trials.min(20)) + flows / 20_000.0 + 10.0,
             Case::Latency => peers * points * (one + 0.8),
