@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use journeys::measure::{BULK_PORT, ECHO_PORT};
 use perf::ways::{
-    Cores, Field, Idle, Means, Nodes, Offloads, PEERS, Sending, Settings, Way, report,
+    Cores, Field, Idle, Laid, Means, Nodes, Offloads, PEERS, Peer, Sending, Settings, Way, report,
 };
 
 /// They compare what is here before and after.
@@ -108,6 +108,8 @@ fn lays_and_leaves_nothing(settings: Settings) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = Machine::now();
     let field = Field::lay(&PEERS, settings, |text| eprintln!("{text}")).unwrap();
+    let names: BTreeSet<_> = field.peers().iter().map(Laid::name).collect();
+    assert_eq!(names, PEERS.map(Peer::name).into(), "each by its own name");
     let folder = field.means().run.folder().to_owned();
     for laid in field.peers() {
         for nodes in Nodes::BOTH {

@@ -115,7 +115,7 @@ fn lay_as(name: &'static str, run: &Run, settings: Settings) -> Result<Laid> {
         }))
     };
     Ok(Laid::new(
-        NAME,
+        name,
         [
             lane(Nodes::One, &format!("{name}-one"), near, VIRTUAL[0]),
             lane(Nodes::Two, &format!("{name}-two"), far, VIRTUAL[1]),
