@@ -22,8 +22,13 @@ const PARTS: u16 = 10;
 const PATIENCE: f64 = 3600.0;
 /// Connections after each part of short flows.
 const CONNECTIONS: u64 = 1000;
-/// The highest rate is one that passed for seconds: after a part that lost something the next is slower by this.
+/// What a search found has passed for a moment. Before the soak it is lowered by this until it passes for longer, and
+/// so it is after a part of the soak that lost something.
 const SLOWER: f64 = 0.9;
+/// So long, s.
+const HOLDS: f64 = 8.0;
+/// So often at most; a way that loses even then shows it in the figure.
+const SLOWER_AT_MOST: u32 = 15;
 
 /// What all parts came to.
 #[derive(Default)]
@@ -53,6 +58,22 @@ pub fn measure(bench: &mut Bench, case: Case) -> Result<()> {
         true => bench.lossless_short_flows()?,
         false => 0.0,
     };
+    for _ in 0..SLOWER_AT_MOST {
+        let flows = (rate * HOLDS / SEGMENTS).min(part);
+        bench.progress.say(&format!(
+            "soak: whether {:.0} a second hold",
+            rate / SEGMENTS
+        ));
+        let (_awake, ours) = bench.field.ours_mut()?;
+        let probe = Probe {
+            way: &way,
+            means: ours.means(),
+        };
+        if !short || Sum::default().short_flows(&probe, 0, flows, rate)? == 0.0 {
+            break;
+        }
+        rate *= SLOWER;
+    }
     let mut sum = Sum::default();
     for number in 0..PARTS {
         let said = format!("soak, {:.0} of {flows} flows", f64::from(number) * part);
