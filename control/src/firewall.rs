@@ -424,6 +424,20 @@ mod tests {
     }
 
     #[test]
+    fn a_port_is_free_when_its_listener_has_gone() {
+        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = published(listener.local_addr().unwrap(), false);
+        assert!(port_in_use(port, &[]).is_some());
+        drop(listener);
+        // A child that another test forks just now has the listener until it becomes its program.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while port_in_use(port, &[]).is_some() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert_eq!(port_in_use(port, &[]), None);
+    }
+
+    #[test]
     fn a_connection_or_another_look_is_no_listener() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
