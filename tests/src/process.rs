@@ -240,7 +240,10 @@ impl Process {
     /// # Errors
     /// When it does not end within `limit`.
     pub fn stop(&mut self, limit: Duration) -> Result<ExitStatus> {
-        let _ = self.signal(Signal::SIGTERM);
+        // What has ended and was waited for may have given its number to another process.
+        if self.child.try_wait()?.is_none() {
+            let _ = self.signal(Signal::SIGTERM);
+        }
         self.wait(limit)
     }
 
@@ -249,7 +252,8 @@ impl Process {
     /// # Errors
     /// When it does not end even so.
     pub fn kill(&mut self) -> Result<()> {
-        let _ = self.signal(Signal::SIGKILL);
+        // It leaves alone what has ended.
+        let _ = self.child.kill();
         self.wait(Duration::from_secs(5)).map(drop)
     }
 
