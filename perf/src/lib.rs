@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod paint;
-pub mod threads;
+mod threads;
 pub mod ways;
 
 use serde::Serialize;

@@ -68,15 +68,25 @@ impl Programs {
             "cluster-service-manager",
             "workload",
         ] {
-            if !programs.path(name).is_file() {
-                bail!(
-                    "{} is not built: run `cargo build --workspace --bins` (scripts/test and \
-                     scripts/demo do)",
-                    programs.path(name).display()
-                );
-            }
+            programs.built(name)?;
         }
         Ok(programs)
+    }
+
+    /// The path of any program beside them.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub fn built(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path(name);
+        if !path.is_file() {
+            bail!(
+                "{} is not built: run `cargo build --workspace --bins` (scripts/test and \
+                 scripts/demo do)",
+                path.display()
+            );
+        }
+        Ok(path)
     }
 
     /// The path of one of them.

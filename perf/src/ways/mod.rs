@@ -41,5 +41,5 @@ mod way;
 
 pub use field::{Field, PEERS, Peer};
 pub use laid::{Awake, Laid, Lane};
-pub use settings::{Cores, Idle, Nodes, Offloads, Settings};
+pub use settings::{Cores, Idle, Nodes, Offloads, Settings, there as cores};
 pub use way::{Means, RoundTrips, Sending, Way, report};

@@ -87,8 +87,9 @@ impl Cores {
     }
 }
 
-/// How many cores this machine has.
-pub(super) fn there() -> usize {
+/// How many cores this process may use; 1 where that is not known.
+#[must_use]
+pub fn there() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 

@@ -294,17 +294,10 @@ impl Bench {
             "the rate of short flows",
         )?;
         let found = found.get(OURS).cloned().unwrap_or_default();
-        match found.rates.get("ndr") {
-            Some(&rate) if rate >= 1.0 => Ok(rate),
-            _ => bail!(
-                "no rate of short flows passed without loss{}{}",
-                if found.notes.contains_key("ndr") {
-                    ": "
-                } else {
-                    ""
-                },
-                found.notes.get("ndr").map_or("", String::as_str)
-            ),
+        match (found.rates.get("ndr"), found.notes.get("ndr")) {
+            (Some(&rate), _) if rate >= 1.0 => Ok(rate),
+            (_, Some(note)) => bail!("no rate of short flows passed without loss: {note}"),
+            (_, None) => bail!("no rate of short flows passed without loss"),
         }
     }
 
@@ -543,7 +536,7 @@ impl Bench {
 
     /// Ours with one worker, two, and so on, as far as both nodes have cores of their own.
     fn scaling(&mut self, case: Case) -> Result<()> {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = perf::ways::cores();
         let most = u16::try_from(cores.saturating_sub(2) / 2).unwrap_or(1);
         if most < 2 {
             bail!(

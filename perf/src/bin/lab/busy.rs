@@ -10,7 +10,7 @@ use journeys::deadline::wait_for;
 use journeys::namespace::{Namespace, Plug, cable};
 use journeys::process::{Launch, Process};
 use journeys::run::Stage;
-use perf::ways::{Means, Way};
+use perf::ways::{Means, Way, cores};
 
 use crate::generator::Generator;
 use crate::probe::{Load, Probe, Traffic};
@@ -28,15 +28,9 @@ struct Leftovers(Vec<Process>);
 
 impl Leftovers {
     fn begin(means: Means<'_>) -> Result<Leftovers> {
-        let program = means.programs.path("leftover");
-        ensure!(
-            program.is_file(),
-            "{} is not built: run cargo build --workspace --bins",
-            program.display()
-        );
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let program = means.programs.built("leftover")?;
         let mut all = Leftovers(Vec::new());
-        for core in 0..cores {
+        for core in 0..cores() {
             let process = Launch::new(
                 &format!("leftover{core}"),
                 Path::new("chrt"),
@@ -144,10 +138,9 @@ pub fn per_packet(probe: Probe<'_>, seconds: f64) -> Result<f64> {
         "only {:.0} of {RATE} datagrams a second arrived",
         counted.received_per_second()
     );
-    let cores = std::thread::available_parallelism().map_or(1.0, |cores| {
-        f64::from(u32::try_from(cores.get()).unwrap_or(u32::MAX))
-    });
-    ensure!(taken < cores * FULL, NOT_IDLE);
+    #[allow(clippy::cast_precision_loss)] // few
+    let all = cores() as f64;
+    ensure!(taken < all * FULL, NOT_IDLE);
     Ok(taken * 1e6 / counted.received_per_second())
 }
 

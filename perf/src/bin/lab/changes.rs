@@ -28,6 +28,7 @@ use crate::bench::Bench;
 use crate::plan::Case;
 use crate::probe::{Counted, Load, Probe, Traffic};
 use crate::results::{Better, Figure, OURS, Values};
+use crate::search::lower_until;
 
 /// The manager joins changes of one job that come close together, so there are many.
 const JOBS: u8 = 40;
@@ -40,14 +41,13 @@ const FIRST: u32 = 32;
 const ADDRESSES: u32 = 30;
 /// A second.
 const CHANGES: u32 = 1_000;
-/// After a loss beside changes that concern nobody, the rate is lowered by this.
-const SLOWER: f64 = 0.9;
-/// The same when fewer changes a second than this came through: the packets took all processor time.
+/// Where fewer changes a second than this come through, the packets take all processor time: the rate is lowered as after
+/// a loss.
 const PUBLISHED: f64 = 100.0;
 /// Changes that wait are through when none was published for this; at the latest after that.
 const QUIET: Duration = Duration::from_millis(300);
 const SETTLED: Duration = Duration::from_secs(15);
-/// So often; a machine that loses even then shows it in the figure.
+/// So often it is lowered; a machine that loses even then shows it in the figure.
 const SLOWER_AT_MOST: u32 = 12;
 /// As many at a time as a millisecond's sleep is worth.
 const TOGETHER: u32 = 5;
@@ -115,20 +115,20 @@ pub fn measure(bench: &mut Bench, case: Case) -> Result<()> {
             way: &way,
             means: ours.means(),
         };
-        let mut without = others.change_during(&way.client, || probe.load(&load))?;
-        for _ in 0..SLOWER_AT_MOST {
-            if without.counted.lost == 0.0 && without.published >= PUBLISHED {
-                break;
-            }
-            #[allow(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                clippy::cast_precision_loss
-            )] // a rate
-            let slower = (load.rate as f64 * SLOWER) as u64;
-            load.rate = slower.max(1);
-            without = others.change_during(&way.client, || probe.load(&load))?;
-        }
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss
+        )] // a rate
+        let (_, without) = lower_until(
+            load.rate as f64,
+            SLOWER_AT_MOST,
+            |rate| {
+                load.rate = (rate as u64).max(1);
+                others.change_during(&way.client, || probe.load(&load))
+            },
+            |seen| seen.counted.lost == 0.0 && seen.published >= PUBLISHED,
+        )?;
         let with = jobs.change_during(&way.client, || probe.load(&load))?;
         let keep = |values: &mut Values, value: f64| {
             values.entry(OURS.into()).or_default().insert(round, value);

@@ -54,7 +54,7 @@ impl Machine {
         let memory = memory.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
         Machine {
             cpu: cpu.unwrap_or(UNKNOWN).to_owned(),
-            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            cores: perf::ways::cores(),
             threads_per_core: read("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list")
                 .map_or(1, |list| cpus(list.trim())),
             numa_nodes: names("/sys/devices/system/node")

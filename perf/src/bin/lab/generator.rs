@@ -198,12 +198,7 @@ pub fn begin(way: &Way, means: Means<'_>, load: &Load, run: u16) -> Result<Proce
         0 => MOST,
         rate => rate,
     };
-    let program = means.programs.path("pktgen");
-    ensure!(
-        program.is_file(),
-        "{} is not built: run cargo build --workspace --bins",
-        program.display()
-    );
+    let program = means.programs.built("pktgen")?;
     let name = format!("{}-pktgen", way.name);
     let mut launch = Launch::new(&name, &program, &Namespace::Own, Stage::Workload)
         .args(["run", load.traffic.profile(), "--json", "--no-huge"])

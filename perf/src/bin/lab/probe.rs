@@ -9,6 +9,7 @@ use journeys::deadline::wait_for;
 use journeys::measure::{ECHO_PORT, HTTP_PORT};
 use journeys::process::Process;
 use perf::ways::{Means, Way, report};
+use pktgen::frame::Step;
 use serde_json::Value;
 
 use crate::generator::{self, Generator};
@@ -32,12 +33,13 @@ static TAG: AtomicU16 = AtomicU16::new(0x8000);
 pub enum Traffic {
     /// Datagrams of 64 bytes.
     Datagrams,
-    /// Three segments for each flow, which open it, use it, and close it. Only pktgen has them.
+    /// Segments that open a flow, use it, and close it. Only pktgen has them.
     ShortFlows,
 }
 
 /// Segments of a short flow.
-pub const SEGMENTS: f64 = 3.0;
+#[allow(clippy::cast_precision_loss)] // few
+pub const SEGMENTS: f64 = Step::ALL.len() as f64;
 
 impl Traffic {
     /// Flows that a load of one kind has open at a time.

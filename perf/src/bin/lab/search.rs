@@ -42,6 +42,31 @@ pub struct Found {
     pub notes: BTreeMap<&'static str, String>,
 }
 
+/// By this a rate is lowered that does not hold.
+pub const SLOWER: f64 = 0.9;
+
+/// Lowers a rate by a tenth, so often at most, until a trial of it is good: what a search found has passed for a moment.
+/// Answers the last rate that was tried, and what came of it.
+///
+/// # Errors
+/// Those of the trial.
+pub fn lower_until<T>(
+    mut rate: f64,
+    at_most: u32,
+    mut trial: impl FnMut(f64) -> Result<T>,
+    good: impl Fn(&T) -> bool,
+) -> Result<(f64, T)> {
+    let mut outcome = trial(rate)?;
+    for _ in 0..at_most {
+        if good(&outcome) {
+            break;
+        }
+        rate *= SLOWER;
+        outcome = trial(rate)?;
+    }
+    Ok((rate, outcome))
+}
+
 /// One peer's search.
 struct One {
     search: Search,
@@ -177,6 +202,19 @@ mod tests {
             received: offered.min(passes),
             lost: (offered - passes).max(0.0),
             seconds: 1.0,
+        }
+    }
+
+    #[test]
+    fn a_rate_is_lowered_until_it_holds_or_often_enough() {
+        let lowered = |at_most| {
+            let trial = |rate: f64| Ok(rate);
+            lower_until(100.0, at_most, trial, |rate| *rate < 75.0).unwrap()
+        };
+        for (at_most, expected) in [(0, 100.0), (2, 81.0), (3, 72.9), (9, 72.9)] {
+            let (rate, outcome) = lowered(at_most);
+            assert!((rate - expected).abs() < 1e-9, "{at_most}: {rate}");
+            assert_eq!(rate, outcome);
         }
     }
 

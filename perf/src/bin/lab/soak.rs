@@ -15,6 +15,7 @@ use crate::generator::Generator;
 use crate::plan::Case;
 use crate::probe::{Load, Probe, SEGMENTS, Traffic};
 use crate::results::{Better, Figure, OURS, Values};
+use crate::search::{SLOWER, lower_until};
 
 /// The flows come in so many parts; memory is looked at after each.
 const PARTS: u16 = 10;
@@ -22,12 +23,9 @@ const PARTS: u16 = 10;
 const PATIENCE: f64 = 3600.0;
 /// Connections after each part of short flows.
 const CONNECTIONS: u64 = 1000;
-/// What a search found has passed for a moment. Before the soak it is lowered by this until it passes for longer, and
-/// so it is after a part of the soak that lost something.
-const SLOWER: f64 = 0.9;
-/// So long, s.
+/// For so long the rate must pass before the soak, s. After a part of the soak that loses something it is lowered again.
 const HOLDS: f64 = 8.0;
-/// So often at most; a way that loses even then shows it in the figure.
+/// So often it is lowered at most before; a way that loses even then shows it in the figure.
 const SLOWER_AT_MOST: u32 = 15;
 
 /// What all parts came to.
@@ -55,25 +53,9 @@ pub fn measure(bench: &mut Bench, case: Case) -> Result<()> {
     let step = bench.pace.thought(case, 1) / u32::from(PARTS);
     let short = bench.generator == Generator::Pktgen;
     let mut rate = match short {
-        true => bench.lossless_short_flows()?,
+        true => rate_that_holds(bench, &way, part)?,
         false => 0.0,
     };
-    for _ in 0..SLOWER_AT_MOST {
-        let flows = (rate * HOLDS / SEGMENTS).min(part);
-        bench.progress.say(&format!(
-            "soak: whether {:.0} a second hold",
-            rate / SEGMENTS
-        ));
-        let (_awake, ours) = bench.field.ours_mut()?;
-        let probe = Probe {
-            way: &way,
-            means: ours.means(),
-        };
-        if !short || Sum::default().short_flows(&probe, 0, flows, rate)? == 0.0 {
-            break;
-        }
-        rate *= SLOWER;
-    }
     let mut sum = Sum::default();
     for number in 0..PARTS {
         let said = format!("soak, {:.0} of {flows} flows", f64::from(number) * part);
@@ -130,6 +112,26 @@ pub fn measure(bench: &mut Bench, case: Case) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The highest rate of segments of short flows that passes for a while without loss.
+fn rate_that_holds(bench: &mut Bench, way: &Way, part: f64) -> Result<f64> {
+    let found = bench.lossless_short_flows()?;
+    let trial = |rate: f64| {
+        bench.progress.say(&format!(
+            "soak: whether {:.0} a second hold",
+            rate / SEGMENTS
+        ));
+        let (_awake, ours) = bench.field.ours_mut()?;
+        let probe = Probe {
+            way,
+            means: ours.means(),
+        };
+        let flows = (rate * HOLDS / SEGMENTS).min(part);
+        Sum::default().short_flows(&probe, 0, flows, rate)
+    };
+    let (rate, _lost) = lower_until(found, SLOWER_AT_MOST, trial, |lost| *lost == 0.0)?;
+    Ok(rate)
 }
 
 impl Sum {

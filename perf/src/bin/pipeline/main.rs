@@ -193,7 +193,7 @@ fn case(name: &str, flows: u32, folder: &Path, milliseconds: u64) -> Result<Case
         "in-v6" => Frames::In { v6: true },
         other => bail!("there is no case {other}; there are {}", CASES.join(", ")),
     };
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpus = perf::ways::cores();
     let workers = if name == "two-workers" { 2 } else { 1 };
     let mut captures = Vec::new();
     for worker in 0..workers {

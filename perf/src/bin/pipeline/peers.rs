@@ -53,7 +53,7 @@ pub fn testpmd(
 ) -> Result<f64> {
     // Pairs of ports, one forwarding core each; the main core only prints.
     let main = (0..).find(|cpu| !cpus.contains(cpu)).unwrap_or(0);
-    let main = if main < std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+    let main = if main < perf::ways::cores() {
         main
     } else {
         cpus.first().copied().unwrap_or(0)

@@ -475,7 +475,7 @@ fn measure(bench: &mut Bench) -> (Report, Result<()>) {
             "spin" => "nothing: they poll (--idle=spin)".into(),
             _ => "descriptors (--idle=backoff)".into(),
         },
-        cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        cores: perf::ways::cores(),
         rows,
     };
     (report, outcome)
