@@ -9,14 +9,14 @@
 mod support;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
 use rumqttc::{TlsConfiguration, Transport};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
-use support::{APP, Bench, Node, Process, certificates, count, eventually, job};
+use support::{APP, Bench, Node, certificates, count, eventually, job};
 
 fn transport(folder: &Path, name: &str) -> Transport {
     let file = |end: &str| folder.join(format!("{name}.{end}"));
@@ -39,41 +39,34 @@ fn transport(folder: &Path, name: &str) -> Transport {
 
 fn broker(bench: &mut Bench, nodes: &[&str]) {
     bench.broker = None;
-    let at = bench.folder.0.display().to_string();
+    let at = bench.folder.path().display().to_string();
     let mut acl = Command::new(env!("CARGO_BIN_EXE_mosquitto-acl"));
     acl.args(["--output", &format!("{at}/acl")]);
     for node in nodes {
         acl.args(["--node", node]);
     }
     assert!(acl.status().unwrap().success());
-    let path = bench.folder.0.join("access.conf");
     let text = format!(
-        "listener {} 127.0.0.1\ncafile {at}/ca.crt\ncertfile {at}/broker.crt\nkeyfile {at}/broker.plain\nrequire_certificate true\nuse_identity_as_username true\nacl_file {at}/acl\nset_tcp_nodelay true\nuser root\nlog_dest none\n",
+        "listener {} 127.0.0.1\ncafile {at}/ca.crt\ncertfile {at}/broker.crt\nkeyfile {at}/broker.plain\nrequire_certificate true\nuse_identity_as_username true\nacl_file {at}/acl\nset_tcp_nodelay true\nlog_dest none\n",
         bench.broker_port
     );
-    std::fs::write(&path, text).unwrap();
-    bench.broker = Some(Process::start(
-        Command::new("mosquitto")
-            .arg("-c")
-            .arg(path)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null()),
-    ));
+    let broker = servers::mosquitto(bench.broker_port, bench.folder.path(), &text);
+    bench.broker = Some(broker.unwrap());
 }
 
 #[tokio::test]
 async fn a_certificate_opens_its_own_nodes_topics_and_closes_the_others() {
     let mut bench = Bench::prepare().await;
-    certificates(&bench.folder.0, &["worker-1", "worker-2"]);
+    certificates(bench.folder.path(), &["worker-1", "worker-2"]);
     broker(&mut bench, &["worker-1=n1", "worker-2=n2"]);
-    let folder = bench.folder.0.display().to_string();
+    let folder = bench.folder.path().display().to_string();
     bench.set("MQTT_CERT", &folder);
     bench.set("CLUSTER_SERVICE_KEYFILE_PASSWORD", "secret");
     bench.manager();
     bench.ready().await;
     bench.root.set(job(APP, 3, 2));
     let port = bench.broker_port;
-    let as_worker = |name: &str| transport(&bench.folder.0, name);
+    let as_worker = |name: &str| transport(bench.folder.path(), name);
 
     // The Net Manager: everything of the contract.
     let one = Node::join_as("n1", "n1", port, true, as_worker("worker-1")).await;

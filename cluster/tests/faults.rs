@@ -82,7 +82,12 @@ async fn a_restart_changes_nothing_that_others_can_see() {
     node.forget();
     node.send("net/subnet", &json!({"METHOD": "GET"})).await;
     assert_eq!(node.receives("net/subnetwork/result").await, subnet);
-    assert!(bench.managers[1].terminate().success());
+    assert!(
+        bench.managers[1]
+            .terminate(support::DEADLINE)
+            .unwrap()
+            .success()
+    );
 }
 
 #[tokio::test]
@@ -235,8 +240,8 @@ async fn it_starts_in_any_order_and_says_503_until_redis_is_there() {
         503
     );
 
-    bench.broker = Some(support::mosquitto(bench.broker_port, &bench.folder.0));
-    bench.redis = Some(support::redis(bench.redis_port, &bench.folder.0));
+    bench.broker = Some(support::mosquitto(bench.broker_port, bench.folder.path()));
+    bench.redis = Some(support::redis(bench.redis_port, bench.folder.path()));
     bench.ready().await;
     bench.root.set(job(APP, 3, 1));
     let (status, _) = bench
@@ -263,7 +268,7 @@ async fn a_killed_broker_costs_only_time() {
     });
     bench.update(APP, 0, "DEPLOYMENT").await;
     node.forget();
-    bench.broker = Some(support::mosquitto(bench.broker_port, &bench.folder.0));
+    bench.broker = Some(support::mosquitto(bench.broker_port, bench.folder.path()));
     let answer = node
         .sees("answers again", APP, |answer| count(answer) == 1)
         .await;
@@ -286,7 +291,7 @@ async fn a_killed_redis_loses_nothing_that_was_acknowledged() {
         (answer.status() == 503).then_some(())
     })
     .await;
-    bench.redis = Some(support::redis(bench.redis_port, &bench.folder.0));
+    bench.redis = Some(support::redis(bench.redis_port, bench.folder.path()));
     bench.ready().await;
     node.sees("both instances", APP, |answer| count(answer) == 2)
         .await;
@@ -391,8 +396,8 @@ async fn many_nodes_that_restart_together_are_all_answered() {
 async fn the_roots_channel_tells_at_once_and_survives_its_redis() {
     let mut bench = Bench::prepare().await;
     let root_redis = free_port();
-    let folder = support::Folder::new();
-    let mut server = support::redis(root_redis, &folder.0);
+    let folder = support::folder();
+    let mut server = support::redis(root_redis, folder.path());
     bench.set("CHANGES_POLL_SECONDS", "3600");
     bench.set("CLUSTER_ID", "5f");
     bench.set("ROOT_REDIS_URL", &format!("redis://127.0.0.1:{root_redis}"));
@@ -448,7 +453,7 @@ async fn the_roots_channel_tells_at_once_and_survives_its_redis() {
     bench
         .root
         .with(|root| (root.revision, root.changes) = (4, vec![APP.into()]));
-    server = support::redis(root_redis, &folder.0);
+    server = support::redis(root_redis, folder.path());
     node.sees("what was missed", APP, |answer| at(answer, 4))
         .await;
 

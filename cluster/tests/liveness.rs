@@ -307,7 +307,7 @@ async fn a_node_that_dies_with_the_broker_is_withdrawn() {
         .await;
     bench.broker.as_mut().unwrap().kill();
     drop(node);
-    bench.broker = Some(support::mosquitto(bench.broker_port, &bench.folder.0));
+    bench.broker = Some(support::mosquitto(bench.broker_port, bench.folder.path()));
     bench.ready().await;
     // The others do as the contract says: when they connect, and every minute.
     let answer = eventually("the dead one is withdrawn", async || {

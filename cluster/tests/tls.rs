@@ -10,30 +10,24 @@ mod support;
 
 use std::process::Command;
 
-use support::{Bench, Process, certificates, eventually};
+use support::{Bench, certificates, eventually};
 
 async fn broker(bench: &mut Bench) {
     bench.broker = None;
-    let path = bench.folder.0.join("tls.conf");
-    let at = bench.folder.0.display().to_string();
+    let at = bench.folder.path().display().to_string();
     let text = format!(
-        "listener {} 127.0.0.1\ncafile {at}/ca.crt\ncertfile {at}/broker.crt\nkeyfile {at}/broker.plain\nrequire_certificate true\nallow_anonymous true\nuser root\nlog_dest none\n",
+        "listener {} 127.0.0.1\ncafile {at}/ca.crt\ncertfile {at}/broker.crt\nkeyfile {at}/broker.plain\nrequire_certificate true\nallow_anonymous true\nlog_dest none\n",
         bench.broker_port
     );
-    std::fs::write(&path, text).unwrap();
-    bench.broker = Some(Process::start(
-        Command::new("mosquitto")
-            .arg("-c")
-            .arg(path)
-            .stderr(std::process::Stdio::null()),
-    ));
+    let broker = servers::mosquitto(bench.broker_port, bench.folder.path(), &text);
+    bench.broker = Some(broker.unwrap());
 }
 
 #[tokio::test]
 async fn an_encrypted_key_opens_a_session_over_tls_and_never_one_without() {
     let mut bench = Bench::prepare().await;
-    certificates(&bench.folder.0, &[]);
-    let folder = bench.folder.0.display().to_string();
+    certificates(bench.folder.path(), &[]);
+    let folder = bench.folder.path().display().to_string();
     bench.set("MQTT_CERT", &folder);
     bench.set("CLUSTER_SERVICE_KEYFILE_PASSWORD", "secret");
 
@@ -52,14 +46,14 @@ async fn an_encrypted_key_opens_a_session_over_tls_and_never_one_without() {
 
 #[tokio::test]
 async fn a_wrong_or_missing_password_is_said() {
-    let folder = support::Folder::new();
-    certificates(&folder.0, &[]);
+    let folder = support::folder();
+    certificates(folder.path(), &[]);
     for (password, said) in [
         (Some("wrong"), "cannot be decrypted"),
         (None, "set CLUSTER_SERVICE_KEYFILE_PASSWORD"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cluster-service-manager"));
-        command.env_clear().arg("--mqtt-cert").arg(&folder.0);
+        command.env_clear().arg("--mqtt-cert").arg(folder.path());
         if let Some(password) = password {
             command.env("CLUSTER_SERVICE_KEYFILE_PASSWORD", password);
         }

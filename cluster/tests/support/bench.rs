@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{Folder, Node, Process, Root, eventually, free_port, mosquitto, redis};
+use super::{Folder, Node, Process, Root, eventually, folder, free_port, mosquitto, redis};
 
 /// One cluster.
 pub struct Bench {
@@ -23,12 +23,12 @@ pub struct Bench {
 impl Bench {
     /// Redis, broker and root run; the manager does not yet.
     pub async fn prepare() -> Self {
-        let folder = Folder::new();
+        let folder = folder();
         let (redis_port, broker_port) = (free_port(), free_port());
         Self {
             root: Root::start().await,
-            redis: Some(redis(redis_port, &folder.0)),
-            broker: Some(mosquitto(broker_port, &folder.0)),
+            redis: Some(redis(redis_port, folder.path())),
+            broker: Some(mosquitto(broker_port, folder.path())),
             managers: Vec::new(),
             redis_port,
             broker_port,
@@ -87,7 +87,7 @@ impl Bench {
         } else {
             command.env("RUST_LOG", "error");
         }
-        self.managers.push(Process::start(&mut command));
+        self.managers.push(Process::start(&mut command).unwrap());
     }
 
     pub fn url(&self, path: &str) -> String {

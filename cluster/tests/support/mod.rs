@@ -12,36 +12,18 @@ mod node;
 mod root;
 mod servers;
 
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 pub use bench::Bench;
 pub use node::{Node, announcement, count};
 pub use root::{Call, Mood, Root, job};
-pub use servers::{Folder, Process, certificates, mosquitto, redis, redis_with};
+pub use servers::{Folder, Process, certificates, folder, free_port, mosquitto, redis};
 
 /// The job that most tests are about.
 pub const APP: &str = "app1.test.server.test";
 
 /// Everything happens within this, or the test fails.
 pub const DEADLINE: Duration = Duration::from_secs(20);
-
-/// A port that nothing listens on, below those that the kernel gives to outgoing connections: between this look and
-/// the server's start, no connection of another test can take it.
-pub fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let begin = u16::try_from(std::process::id() % 10_000).unwrap();
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 21_000 + (begin + step) % 10_000;
-        let bound =
-            TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)));
-        if bound.is_ok() {
-            return port;
-        }
-    }
-}
 
 /// Waits until a condition gives a value.
 pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {

@@ -1,121 +1,27 @@
 //! Real servers, and what they need.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
 
-use super::{DEADLINE, free_port};
+pub use servers::{Folder, Process};
 
-/// A child process that ends with the test.
-pub struct Process(Option<Child>);
-
-impl Process {
-    pub fn start(command: &mut Command) -> Self {
-        let child = command.spawn().unwrap();
-        Self(Some(child))
-    }
-
-    pub fn id(&self) -> u32 {
-        self.0.as_ref().unwrap().id()
-    }
-
-    pub fn kill(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    /// SIGTERM, and how it ended.
-    pub fn terminate(&mut self) -> std::process::ExitStatus {
-        let mut child = self.0.take().unwrap();
-        let pid = child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-        let start = Instant::now();
-        loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(start.elapsed() < DEADLINE, "it does not end on SIGTERM");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
+pub fn free_port() -> u16 {
+    servers::free_port().unwrap()
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// A folder that goes with the test.
-pub struct Folder(pub PathBuf);
-
-impl Folder {
-    pub fn new() -> Self {
-        // In memory where that is possible: each write waits for its file, which a shared disk can take seconds for.
-        let memory = PathBuf::from("/dev/shm");
-        let folder = match memory.is_dir() {
-            true => memory,
-            false => std::env::temp_dir(),
-        };
-        let path = folder.join(format!(
-            "oak-cluster-{}-{}",
-            std::process::id(),
-            free_port()
-        ));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+pub fn folder() -> Folder {
+    Folder::new("cluster").unwrap()
 }
 
 pub fn redis(port: u16, folder: &Path) -> Process {
-    redis_with(port, folder, &[])
-}
-
-pub fn redis_with(port: u16, folder: &Path, more: &[&str]) -> Process {
-    Process::start(
-        Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-            ])
-            .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
-            .arg(folder)
-            .args(more)
-            .stdout(Stdio::null()),
-    )
+    servers::redis(port, folder, &[]).unwrap()
 }
 
 pub fn mosquitto(port: u16, folder: &Path) -> Process {
-    let config = folder.join(format!("mosquitto-{port}.conf"));
-    let text = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\nuser root\nlog_dest none\n"
+    let settings = format!(
+        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\nlog_dest none\n"
     );
-    std::fs::write(&config, text).unwrap();
-    Process::start(
-        Command::new("mosquitto")
-            .arg("-c")
-            .arg(config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null()),
-    )
+    servers::mosquitto(port, folder, &settings).unwrap()
 }
 
 fn openssl(folder: &Path, arguments: &str) {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Folder, Process, eventually, free_port};
+use crate::support::{Process, eventually, folder, free_port};
 use crate::world::{AGREEMENT, Worker, World};
 
 /// Passes everything on but messages that name a job, as long as it is told to drop them.
@@ -112,24 +112,19 @@ async fn cluster_server(folder: &std::path::Path) -> Server {
     let port = free_port();
     let dir = folder.join(format!("server-{port}"));
     std::fs::create_dir_all(&dir).unwrap();
-    let process = Process::start(
-        std::process::Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-            ])
-            .args(["--appendonly", "yes", "--appendfsync", "always"])
-            .args(["--cluster-enabled", "yes", "--cluster-node-timeout", "1500"])
-            // The default, port + 10000, may belong to a neighbour.
-            .args(["--cluster-port", &free_port().to_string()])
-            .args(["--repl-ping-replica-period", "1", "--dir"])
-            .arg(dir)
-            .stdout(std::process::Stdio::null()),
-    );
+    // The default bus, port + 10000, may belong to a neighbour.
+    let bus = free_port().to_string();
+    let settings = [
+        "--cluster-enabled",
+        "yes",
+        "--cluster-node-timeout",
+        "1500",
+        "--cluster-port",
+        &bus,
+        "--repl-ping-replica-period",
+        "1",
+    ];
+    let process = servers::redis(port, &dir, &settings).unwrap();
     eventually("the server answers", async || {
         (cli(port, "PING") == "PONG").then_some(())
     })
@@ -139,10 +134,10 @@ async fn cluster_server(folder: &std::path::Path) -> Server {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_death_of_the_cluster_server_that_holds_the_subscription_is_survived() {
-    let folder = Folder::new();
+    let folder = folder();
     let mut servers = Vec::new();
     for _ in 0..4 {
-        servers.push(cluster_server(&folder.0).await);
+        servers.push(cluster_server(folder.path()).await);
     }
     for (server, (first, last)) in servers
         .iter()

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use servers::Signal;
+
 use crate::support::{mosquitto, redis};
-use crate::world::{AGREEMENT, World, signal};
+use crate::world::{AGREEMENT, World};
 
 const WORKERS: usize = 20;
 const SERVICES: u32 = 20;
@@ -34,18 +36,18 @@ async fn a_thousand_deployments_outlive_the_death_of_each_part() {
         match done {
             160 => {
                 world.root_redis.as_mut().unwrap().kill();
-                let folder = world.folder.0.join("root");
+                let folder = world.folder.file("root");
                 world.root_redis = Some(redis(world.root_redis_port, &folder));
             }
             320 => {
                 world.broker.as_mut().unwrap().kill();
-                world.broker = Some(mosquitto(world.broker_port, &world.folder.0));
+                world.broker = Some(mosquitto(world.broker_port, world.folder.path()));
             }
             480 => world.roots[0].kill(),
             560 => world.roots[0] = world.start_root(0),
             640 => {
                 world.cluster_redis.as_mut().unwrap().kill();
-                let folder = world.folder.0.join("cluster");
+                let folder = world.folder.file("cluster");
                 world.cluster_redis = Some(redis(world.cluster_redis_port, &folder));
             }
             720 => world.managers[0].kill(),
@@ -87,8 +89,8 @@ async fn replicas_that_stand_still_for_half_a_minute_are_not_missed_and_do_no_ha
     world
         .agree(1, &[(0, &worker)], &other, Instant::now() + AGREEMENT)
         .await;
-    signal(&world.roots[0], "-STOP");
-    signal(&world.managers[0], "-STOP");
+    world.roots[0].signal(Signal::SIGSTOP).unwrap();
+    world.managers[0].signal(Signal::SIGSTOP).unwrap();
     let paused = Instant::now();
     world.service(2).await;
     world.instance(2, 0, &worker).await;
@@ -100,8 +102,8 @@ async fn replicas_that_stand_still_for_half_a_minute_are_not_missed_and_do_no_ha
         .await;
     world.agree(2, &[(0, &worker)], &other, patience).await;
     tokio::time::sleep(patience.saturating_duration_since(Instant::now())).await;
-    signal(&world.roots[0], "-CONT");
-    signal(&world.managers[0], "-CONT");
+    world.roots[0].signal(Signal::SIGCONT).unwrap();
+    world.managers[0].signal(Signal::SIGCONT).unwrap();
     world.drain(1, 0).await;
     world.ready().await;
     let until = Instant::now() + AGREEMENT;

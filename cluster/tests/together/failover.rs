@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::support::{Folder, Process, count, eventually, free_port};
+use crate::support::{Process, count, eventually, folder, free_port};
 use crate::world::{AGREEMENT, World, name};
 
 fn server(port: u16, folder: &Path, more: &[&str]) -> Process {
@@ -22,6 +22,7 @@ fn server(port: u16, folder: &Path, more: &[&str]) -> Process {
             .args(more)
             .stdout(Stdio::null()),
     )
+    .unwrap()
 }
 
 fn cli(port: u16, words: &[&str]) -> String {
@@ -35,7 +36,7 @@ fn cli(port: u16, words: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_to_a_replica_that_missed_writes_ends_in_agreement() {
-    let folder = Folder::new();
+    let folder = folder();
     let (master_port, replica_port, sentinel_port) = (free_port(), free_port(), free_port());
     let aof = [
         "--appendonly",
@@ -47,9 +48,9 @@ async fn a_failover_to_a_replica_that_missed_writes_ends_in_agreement() {
     ];
     let master_text = master_port.to_string();
     let follow = [&aof[..], &["--replicaof", "127.0.0.1", &master_text]].concat();
-    let mut master = server(master_port, &folder.0, &aof);
-    let mut replica = server(replica_port, &folder.0, &follow);
-    let _sentinel = server(sentinel_port, &folder.0, &["--sentinel"]);
+    let mut master = server(master_port, folder.path(), &aof);
+    let mut replica = server(replica_port, folder.path(), &follow);
+    let _sentinel = server(sentinel_port, folder.path(), &["--sentinel"]);
     eventually("all answer", async || {
         let well = |port| cli(port, &["PING"]) == "PONG";
         [master_port, replica_port, sentinel_port]
@@ -82,7 +83,7 @@ async fn a_failover_to_a_replica_that_missed_writes_ends_in_agreement() {
     .await;
 
     let url = format!("redis-sentinel://127.0.0.1:{sentinel_port}/0?service=main");
-    let root_folder = Folder::new();
+    let root_folder = crate::support::folder();
     let mut world = World::without_root_redis(2, root_folder, &url).await;
     world.start().await;
     let (worker, asker) = (world.worker("w1").await, world.worker("w2").await);
@@ -110,7 +111,7 @@ async fn a_failover_to_a_replica_that_missed_writes_ends_in_agreement() {
     let lost = world.job(1).await.unwrap()["instance_list"][1].clone();
 
     master.kill();
-    replica = server(replica_port, &folder.0, &follow);
+    replica = server(replica_port, folder.path(), &follow);
     eventually("the replica is the master", async || {
         cli(replica_port, &["ROLE"])
             .starts_with("master")

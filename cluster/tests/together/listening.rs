@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::support::{Folder, Process, eventually, free_port, redis_with};
+use crate::support::{Process, eventually, folder, free_port};
 use crate::world::{AGREEMENT, World, root_program};
 
 /// What the root's orchestrator calls the cluster `c1`, which it does not tell it.
@@ -27,7 +27,7 @@ impl RootRedis {
         };
         let data = folder.join("root");
         std::fs::create_dir_all(&data).unwrap();
-        redis_with(
+        servers::redis(
             self.port,
             &data,
             &[
@@ -45,23 +45,24 @@ impl RootRedis {
                 "no",
             ],
         )
+        .unwrap()
     }
 }
 
 async fn world() -> (World, RootRedis) {
-    let folder = Folder::new();
+    let folder = folder();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/certificates");
     // Twice: what is there stays.
     for _ in 0..2 {
         let made = Command::new(&script)
             .env("REDIS_UID", "0")
             .arg("--in")
-            .arg(&folder.0)
+            .arg(folder.path())
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", text(&made.stderr));
     }
-    let variables = std::fs::read_to_string(folder.0.join(".env")).unwrap();
+    let variables = std::fs::read_to_string(folder.file(".env")).unwrap();
     let password = variables
         .trim()
         .strip_prefix("ROOT_REDIS_PASSWORD=")
@@ -70,7 +71,7 @@ async fn world() -> (World, RootRedis) {
         port: free_port(),
         tls: free_port(),
     };
-    let server = redis.start(&folder.0);
+    let server = redis.start(folder.path());
     let url = format!("redis://root:{password}@127.0.0.1:{}", redis.port);
     let mut world = World::without_root_redis(1, folder, &url).await;
     world.root_redis = Some(server);
@@ -95,7 +96,7 @@ fn text(bytes: &[u8]) -> String {
 fn cli(world: &World, url: &str, words: &[&str]) -> String {
     let output = Command::new("timeout")
         .args(["2", "redis-cli", "--no-auth-warning", "-u", url, "--cacert"])
-        .arg(world.folder.0.join("secrets/ca.crt"))
+        .arg(world.folder.file("secrets/ca.crt"))
         .args(words)
         .output()
         .unwrap();
@@ -129,7 +130,7 @@ async fn a_cluster_hears_of_changes_by_tls_and_can_do_nothing_else_there() {
     let password = url.split([':', '@']).nth(2).unwrap();
     assert!(password.len() >= 64, "{url}");
     let users =
-        std::fs::read_to_string(world.folder.0.join("secrets/redis_rootnet/users.acl")).unwrap();
+        std::fs::read_to_string(world.folder.file("secrets/redis_rootnet/users.acl")).unwrap();
     assert!(users.contains(ID) && !users.contains(password), "{users}");
     assert!(!text(&made.stderr).contains(password));
 
@@ -158,7 +159,7 @@ async fn a_cluster_hears_of_changes_by_tls_and_can_do_nothing_else_there() {
 
     // The cluster is registered under an id that only the root and its orchestrator know, and notified where nobody is.
     world.set("ROOT_REDIS_URL", &url);
-    let authority = world.folder.0.join("secrets/ca.crt").display().to_string();
+    let authority = world.folder.file("secrets/ca.crt").display().to_string();
     world.set("ROOT_REDIS_CA_FILE", &authority);
     world.set("CHANGES_POLL_SECONDS", "3600");
     world.managers = vec![world.start_manager(0)];
@@ -185,7 +186,7 @@ async fn a_cluster_hears_of_changes_by_tls_and_can_do_nothing_else_there() {
 
     // Its Redis starts again: it knows all that it knew, and so do its users.
     world.root_redis = None;
-    world.root_redis = Some(redis.start(&world.folder.0));
+    world.root_redis = Some(redis.start(world.folder.path()));
     eventually("the root has its state", async || {
         (world.job(1).await? == job).then_some(())
     })

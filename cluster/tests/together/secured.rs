@@ -7,8 +7,8 @@ use crate::support::{certificates, eventually};
 use crate::world::{AGREEMENT, World};
 
 fn secured(world: &mut World) {
-    let at = world.folder.0.display().to_string();
-    certificates(&world.folder.0, &["root", "manager"]);
+    let at = world.folder.path().display().to_string();
+    certificates(world.folder.path(), &["root", "manager"]);
     for (setting, file) in [
         ("ROOT_CERT_FILE", "root.crt"),
         ("ROOT_KEY_FILE", "root.key"),
@@ -32,7 +32,7 @@ fn secured(world: &mut World) {
 
 /// Status of a call to the root with the certificate of `who`, `000` when there is none.
 fn curl(world: &World, who: Option<&str>, arguments: &[&str], path: &str) -> String {
-    let at = &world.folder.0;
+    let at = world.folder.path();
     let mut command = Command::new("curl");
     command.args([
         "-s",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Folder, Node, Process, eventually, free_port, mosquitto, redis};
+use crate::support::{Folder, Node, Process, eventually, folder, free_port, mosquitto, redis};
 
 /// All agree within 10 s of all links being up (contract), on a machine that has nothing else to do. This is for one
 /// that has: what is never made up for is not there after a minute either.
@@ -53,17 +53,6 @@ pub async fn balancer(servers: Vec<u16>) -> u16 {
     port
 }
 
-pub fn signal(process: &Process, signal: &str) {
-    let pid = process.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args([signal, &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-}
-
 pub struct World {
     pub folder: Folder,
     pub root_redis: Option<Process>,
@@ -90,9 +79,9 @@ pub struct World {
 impl World {
     /// Everything but the managers runs, a Redis for the root included.
     pub async fn prepare(replicas: usize) -> Self {
-        let folder = Folder::new();
+        let folder = folder();
         let root_redis_port = free_port();
-        let root_folder = folder.0.join("root");
+        let root_folder = folder.file("root");
         std::fs::create_dir_all(&root_folder).unwrap();
         let mut world = Self::without_root_redis(
             replicas,
@@ -109,7 +98,7 @@ impl World {
         let (cluster_redis_port, broker_port) = (free_port(), free_port());
         let ports = |count| (0..count).map(|_| free_port()).collect::<Vec<_>>();
         let (root_ports, manager_ports) = (ports(replicas), ports(replicas));
-        let cluster_folder = folder.0.join("cluster");
+        let cluster_folder = folder.file("cluster");
         std::fs::create_dir_all(&cluster_folder).unwrap();
         let manager = balancer(manager_ports.clone()).await;
         Self {
@@ -118,7 +107,7 @@ impl World {
             root_redis_url: url.to_owned(),
             cluster_redis: Some(redis(cluster_redis_port, &cluster_folder)),
             cluster_redis_port,
-            broker: Some(mosquitto(broker_port, &folder.0)),
+            broker: Some(mosquitto(broker_port, folder.path())),
             broker_port,
             root: balancer(root_ports.clone()).await,
             manager,
@@ -157,7 +146,7 @@ impl World {
             .envs(common.iter().map(|(name, value)| (name, value)))
             .envs(settings.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null());
-        Process::start(&mut command)
+        Process::start(&mut command).unwrap()
     }
 
     pub fn start_root(&self, replica: usize) -> Process {

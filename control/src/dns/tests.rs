@@ -399,12 +399,26 @@ async fn names_of_the_longest_job_fit_a_datagram() {
     assert!(!answer.metadata.truncation && answer.answers.len() == 8);
 }
 
+/// One port by both transports: the kernel chooses it for UDP, and somebody may have it for TCP.
+async fn both_transports() -> (UdpSocket, TcpListener, SocketAddr) {
+    let mut tried = Vec::new();
+    loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let place = udp.local_addr().unwrap();
+        match TcpListener::bind(place).await {
+            Ok(tcp) => return (udp, tcp, place),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse),
+        }
+        // Kept, so that the kernel chooses another.
+        tried.push(udp);
+        assert!(tried.len() < 100, "no port is free by both transports");
+    }
+}
+
 #[tokio::test]
 async fn other_names_go_to_the_first_resolver_that_answers_by_the_same_transport() {
     let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let place = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(place).await.unwrap();
+    let (udp, tcp, place) = both_transports().await;
     let world = world(vec![silent.local_addr().unwrap(), place]);
     let reply = |bytes: &[u8], code: ResponseCode| {
         let query = Message::from_vec(bytes).unwrap();

@@ -19,11 +19,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
+use servers::Folder;
 use tokio::io::AsyncWriteExt as _;
 
 use figures::{Latencies, Row, number};
 use nodes::Listeners;
-use stage::{Broker, Folder, Limits, Manager, Redis};
+use stage::{Broker, Limits, Manager, Redis};
 
 /// Measures the service managers beside the targets that they are built for.
 #[derive(Parser)]
@@ -182,8 +183,8 @@ impl Bench {
     async fn full_store(&mut self) -> Result<()> {
         let jobs = self.arguments.jobs;
         self.say(&format!("filling a store with {jobs} jobs"));
-        let folder = Folder::new("seed")?;
-        let file = folder.path("backup.json");
+        let folder = Folder::on_disk("seed")?;
+        let file = folder.file("backup.json");
         seed::write(&file, jobs)?;
         let redis = Redis::start("root")?;
         Manager::import(&redis, &file)?;
@@ -471,8 +472,8 @@ impl Bench {
 
 /// Fills an empty store.
 fn fill(redis: &Redis, jobs: u32) -> Result<()> {
-    let folder = Folder::new("seed")?;
-    let file = folder.path("backup.json");
+    let folder = Folder::on_disk("seed")?;
+    let file = folder.file("backup.json");
     seed::write(&file, jobs)?;
     Manager::import(redis, &file)
 }

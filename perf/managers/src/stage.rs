@@ -1,84 +1,26 @@
 //! The servers: real ones, with the shipped settings, a folder of their own, and ports that nobody
 //! else has. All end with the benchmark.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use servers::{Folder, Process, free_port};
 
 use crate::http;
 
 const START: Duration = Duration::from_secs(60);
 
-/// A folder that goes with the benchmark.
-pub struct Folder(PathBuf);
-
-impl Folder {
-    /// Makes one.
-    pub fn new(name: &str) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("oak-perf-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path)
-            .with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self(path))
-    }
-
-    /// A file in it.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A process that ends with this value.
-pub struct Process(Child);
-
-impl Process {
-    fn start(command: &mut Command) -> Result<Self> {
-        let name = command.get_program().to_string_lossy().into_owned();
-        command
-            .spawn()
-            .map(Self)
-            .with_context(|| format!("cannot start {name}"))
-    }
-
-    /// The most memory that it ever had resident, in bytes.
-    pub fn peak_memory(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let kilobytes = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .and_then(|rest| rest.trim().strip_suffix(" kB"))
-            .context("no VmHWM in /proc")?;
-        Ok(kilobytes.trim().parse::<u64>()? * 1024)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A port that is free now, below those that the kernel gives to outgoing connections.
-fn free_port() -> Result<u16> {
-    let begin = 21_000 + u16::try_from(std::process::id() % 10_000)?;
-    static STEP: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
-    for _ in 0..1000 {
-        let step = STEP.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let port = 21_000 + (begin - 21_000 + step) % 10_000;
-        if TcpListener::bind(("::", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no free port");
+/// The most memory that a process ever had resident, in bytes.
+fn peak_memory(process: &Process) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id()))?;
+    let kilobytes = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB"))
+        .context("no VmHWM in /proc")?;
+    Ok(kilobytes.trim().parse::<u64>()? * 1024)
 }
 
 fn wait(what: &str, mut check: impl FnMut() -> bool) -> Result<()> {
@@ -109,13 +51,13 @@ pub struct Redis {
 
 impl Redis {
     pub fn start(name: &str) -> Result<Self> {
-        let folder = Folder::new(name)?;
+        let folder = Folder::on_disk(name)?;
         let port = free_port()?;
         let process = Process::start(
             Command::new("redis-server")
                 .arg(config("redis.conf"))
                 .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"])
-                .arg(&folder.0)
+                .arg(folder.path())
                 .stdout(Stdio::null()),
         )?;
         wait("Redis", || listens(port))?;
@@ -131,7 +73,7 @@ impl Redis {
     }
 
     pub fn peak_memory(&self) -> Result<u64> {
-        self.process.peak_memory()
+        peak_memory(&self.process)
     }
 }
 
@@ -153,27 +95,22 @@ pub struct Broker {
 
 impl Broker {
     pub fn start(limits: Limits) -> Result<Self> {
-        let folder = Folder::new("broker")?;
+        let folder = Folder::on_disk("broker")?;
         let port = free_port()?;
         let settings = match limits {
             Limits::Shipped => std::fs::read_to_string(config("mosquitto.conf"))?
                 .replace("listener 10003", &format!("listener {port} 127.0.0.1"))
-                .replace("/var/lib/mosquitto/", &format!("{}/", folder.0.display())),
+                .replace(
+                    "/var/lib/mosquitto/",
+                    &format!("{}/", folder.path().display()),
+                ),
             // What Mosquitto does when it is told nothing; the delay of Nagle's algorithm would
             // measure the kernel's timers instead.
             Limits::Default => {
                 format!("listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n")
             }
         };
-        let file = folder.path("mosquitto.conf");
-        std::fs::write(&file, format!("{settings}\nuser root\n"))?;
-        let process = Process::start(
-            Command::new("mosquitto")
-                .arg("-c")
-                .arg(&file)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null()),
-        )?;
+        let process = servers::mosquitto(port, folder.path(), &settings)?;
         wait("Mosquitto", || listens(port))?;
         Ok(Self {
             port,
@@ -269,7 +206,7 @@ impl Manager {
     }
 
     pub fn peak_memory(&self) -> Result<u64> {
-        self.process.peak_memory()
+        peak_memory(&self.process)
     }
 
     /// Imports documents into a root's Redis.

@@ -6,13 +6,11 @@
     reason = "an unwrap in a test is an assertion, in what the tests share too"
 )]
 
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use redis_link::{Event, Link, LinkError, Script, Target};
+use servers::{Folder, Process, Signal, free_port};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const KEY: &str = "{oak:test}:key";
@@ -28,42 +26,21 @@ async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     }
 }
 
-/// A port that nothing listens on, below those that the kernel gives to outgoing connections: between this look and
-/// the server's start, no connection of another test can take it.
-fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let begin = u16::try_from(std::process::id() % 10_000).unwrap();
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 11_000 + (begin + step) % 10_000;
-        let bound =
-            TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)));
-        if bound.is_ok() {
-            return port;
-        }
-    }
-}
-
 struct Server {
     port: u16,
-    folder: PathBuf,
     args: Vec<String>,
-    child: Option<Child>,
+    // Ends before its folder goes.
+    process: Option<Process>,
+    folder: Folder,
 }
 
 impl Server {
     async fn start(args: &[&str]) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("link-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
         let mut server = Self {
-            port: free_port(),
-            folder,
+            port: free_port().unwrap(),
             args: args.iter().map(ToString::to_string).collect(),
-            child: None,
+            process: None,
+            folder: Folder::new("link").unwrap(),
         };
         server.again().await;
         server
@@ -71,58 +48,36 @@ impl Server {
 
     async fn again(&mut self) {
         // Sentinel writes to its configuration file, so there must be one.
-        let config = self.folder.join("redis.conf");
+        let config = self.folder.file("redis.conf");
         if !config.exists() {
             std::fs::write(&config, "save \"\"\n").unwrap();
         }
-        let child = Command::new("redis-server")
-            .arg(&config)
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--dir",
-            ])
-            .arg(&self.folder)
-            .args(&self.args)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        self.child = Some(child);
+        let process = Process::start(
+            Command::new("redis-server")
+                .arg(&config)
+                .args(["--port", &self.port.to_string()])
+                .args(["--bind", "127.0.0.1", "--dir"])
+                .arg(self.folder.path())
+                .args(&self.args)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null()),
+        );
+        self.process = Some(process.expect("redis-server is installed"));
         let link = self.link();
         until("the server answers", async || link.ping().await.ok()).await;
     }
 
     fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.process = None;
     }
 
-    /// Stops it without closing its connections, as a lost network does.
-    fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+    /// Stops it without closing its connections, as a lost network does, or lets it go on.
+    fn signal(&mut self, signal: Signal) {
+        self.process.as_mut().unwrap().signal(signal).unwrap();
     }
 
     fn link(&self) -> Link {
         link(&format!("redis://127.0.0.1:{}", self.port))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -241,15 +196,15 @@ async fn a_subscription_survives_its_server_and_reports_the_gap() {
 /// Pitfall 59: the server falls silent, and no packet says so.
 #[tokio::test]
 async fn a_silent_server_is_given_up_after_three_seconds() {
-    let server = Server::start(&[]).await;
+    let mut server = Server::start(&[]).await;
     let link = server.link();
     let mut subscription = link.subscribe(vec!["oak:test:channel".to_owned()]);
     assert_eq!(subscription.next().await, Event::Gap);
-    server.signal("-STOP");
+    server.signal(Signal::SIGSTOP);
     let start = Instant::now();
     // Nothing is reported until it can be subscribed again.
     let quiet = tokio::time::timeout(Duration::from_secs(6), subscription.next()).await;
-    server.signal("-CONT");
+    server.signal(Signal::SIGCONT);
     assert!(quiet.is_err());
     let event = tokio::time::timeout(DEADLINE, subscription.next())
         .await
@@ -261,7 +216,7 @@ async fn a_silent_server_is_given_up_after_three_seconds() {
 #[tokio::test]
 async fn a_cluster_is_asked_who_serves_our_slot() {
     // The default bus, port + 10000, may be another test's.
-    let buses = [free_port(), free_port()];
+    let buses = [free_port().unwrap(), free_port().unwrap()];
     let start = async |bus: u16| {
         let bus = bus.to_string();
         Server::start(&[

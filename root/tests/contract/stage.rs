@@ -1,15 +1,14 @@
 //! The stage: a Redis, roots, fake clusters, and what a caller does.
 
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
+use servers::{Folder, Process, Signal};
 
 /// Everything that is awaited comes well within this.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -26,46 +25,18 @@ pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> 
     }
 }
 
-/// A port that nobody listens on now.
-/// A port that nothing listens on, below those that the kernel gives to outgoing connections: between this look and
-/// the server's start, no connection of another test can take it.
+/// A port that nobody listens on.
 pub fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let begin = u16::try_from(std::process::id() % 10_000).unwrap();
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 21_000 + (begin + step) % 10_000;
-        let bound =
-            TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)));
-        if bound.is_ok() {
-            return port;
-        }
-    }
-}
-
-/// A process that ends with the test.
-struct Process(Child);
-
-impl Process {
-    fn end(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.end();
-    }
+    servers::free_port().unwrap()
 }
 
 /// A Redis server with a data folder of its own, as the shipped settings have it.
 pub struct Redis {
     pub port: u16,
-    folder: PathBuf,
     settings: Vec<String>,
+    // Ends before its folder goes.
     process: Option<Process>,
+    folder: Folder,
 }
 
 impl Redis {
@@ -74,19 +45,9 @@ impl Redis {
     }
 
     pub async fn start_with(settings: &[&str]) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        // In memory where that is possible: each write waits for its file, which a shared disk can take seconds for.
-        let memory = PathBuf::from("/dev/shm");
-        let folder = match memory.is_dir() {
-            true => memory,
-            false => PathBuf::from(env!("CARGO_TARGET_TMPDIR")),
-        }
-        .join(format!("oak-root-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
         let mut redis = Self {
             port: free_port(),
-            folder,
+            folder: Folder::new("root").unwrap(),
             settings: settings.iter().map(ToString::to_string).collect(),
             process: None,
         };
@@ -96,24 +57,9 @@ impl Redis {
 
     /// Starts it (again), with the data that it had.
     pub async fn again(&mut self) {
-        let child = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
-            .arg("--dir")
-            .arg(&self.folder)
-            .args([
-                "--save",
-                "",
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                "always",
-            ])
-            .args(&self.settings)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        self.process = Some(Process(child));
+        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        let process = servers::redis(self.port, self.folder.path(), &settings);
+        self.process = Some(process.expect("redis-server is installed"));
         let client = redis::Client::open(self.url()).unwrap();
         until("Redis answers", async || {
             let mut connection = client.get_multiplexed_async_connection().await.ok()?;
@@ -149,13 +95,6 @@ impl Redis {
             command.arg(word);
         }
         command.query_async(&mut connection).await.unwrap()
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.process = None;
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -216,7 +155,7 @@ impl Root {
             });
         Self {
             port,
-            process: Process(command.spawn().unwrap()),
+            process: Process::start(&mut command).unwrap(),
             http: http(),
         }
     }
@@ -270,22 +209,19 @@ impl Root {
 
     /// Stops it with SIGTERM and answers whether it ended well.
     pub async fn terminate(&mut self) -> bool {
-        let pid = self.process.0.id().to_string();
-        assert!(Command::new("kill").arg(&pid).status().unwrap().success());
-        until("the root ends", async || self.process.0.try_wait().unwrap())
-            .await
-            .success()
+        self.process.signal(Signal::SIGTERM).unwrap();
+        self.ended().await
     }
 
     /// Waits until it ends by itself.
     pub async fn ended(&mut self) -> bool {
-        until("the root ends", async || self.process.0.try_wait().unwrap())
+        until("the root ends", async || self.process.ended().unwrap())
             .await
             .success()
     }
 
     pub fn kill(&mut self) {
-        self.process.end();
+        self.process.kill();
     }
 
     pub async fn register(&self, id: &str, port: u16) {
