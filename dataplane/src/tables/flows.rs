@@ -618,9 +618,9 @@ impl<'a> Shard<'a> {
             .is_some_and(|w| Self::phase(w) == Phase::Closed)
     }
 
-    /// Ends the flow whose answers look like `reverse`, unless it is a connection that is not over: what its client
-    /// sends now is sent to another address of the same backend, from the same ports, and the backend's answers are
-    /// from that address.
+    /// Ends the flow whose answers look like `reverse`, unless it is a connection that was answered and is not over:
+    /// what its client sends now is sent to another address of the same backend, from the same ports, and the
+    /// backend's answers are from that address.
     #[inline]
     pub fn supersede(&self, reverse: &Tuple) {
         if self.may_have_flows(reverse.destination) {
@@ -630,14 +630,26 @@ impl<'a> Shard<'a> {
 
     #[inline(never)]
     fn supersede_one(&self, reverse: &Tuple) {
-        let connected = matches!(reverse.protocol, Protocol::TCP | Protocol::SCTP);
         if let Some(at) = self.find(reverse, REVERSE)
-            && !(connected
-                && self
-                    .slot(at)
-                    .is_some_and(|w| Self::phase(w) != Phase::Closed))
+            && !self.slot(at).is_some_and(|w| self.is_connected(w))
         {
             self.remove(Self::place(at));
+        }
+    }
+
+    // Whether the flow of this answering direction is a connection that the backend has answered and nobody has ended.
+    fn is_connected(&self, w: &[AtomicU64; SLOT_WORDS]) -> bool {
+        let phase = Self::phase(w);
+        match Self::protocol(w) {
+            // Only a first SYN is noted, until its answer comes.
+            Protocol::TCP => {
+                let unanswered = self.slot(Self::peer(w)).is_some_and(|p| {
+                    Self::phase(p) == Phase::Opening && p[7].load(Ordering::Relaxed) & NOTED != 0
+                });
+                phase != Phase::Closed && !unanswered
+            }
+            Protocol::SCTP => !matches!(phase, Phase::Opening | Phase::Closed),
+            _ => false,
         }
     }
 

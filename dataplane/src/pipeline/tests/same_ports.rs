@@ -99,3 +99,28 @@ fn a_connection_that_is_open_is_not_given_up_for_another() {
         to_tunnel(&node.access(C, &apart.build()));
     }
 }
+
+#[test]
+fn a_connection_that_nobody_answers_stands_in_no_others_way() {
+    for (plan, second) in plans() {
+        let mut node = node();
+        let addresses = [plan.service, plan.d_instance[0], second];
+        for first in addresses {
+            for next in addresses {
+                // Given up by the client, which says so to nobody.
+                asked(&mut node, &plan, tcp(SYN), first);
+                asked(&mut node, &plan, tcp(SYN), first);
+                connection(&mut node, &plan, next);
+                // One that was answered and is not yet confirmed stays.
+                asked(&mut node, &plan, tcp(SYN), plan.service);
+                answered(&mut node, &plan, tcp(SYN | ACK), plan.service);
+                let other = spec(tcp(SYN), plan.c, second).build();
+                let sent = node.dropping(Counter::Ambiguous, |n| n.access(C, &other));
+                assert!(sent.is_empty());
+                asked(&mut node, &plan, tcp(ACK), plan.service);
+                answered(&mut node, &plan, tcp(RST), plan.service);
+            }
+        }
+        assert!(node.workers[0].flows() <= 1);
+    }
+}
