@@ -23,8 +23,9 @@ const PARTS: u16 = 10;
 const PATIENCE: f64 = 3600.0;
 /// Connections after each part of short flows.
 const CONNECTIONS: u64 = 1000;
-/// For so long the rate must pass before the soak, s. After a part of the soak that loses something it is lowered again.
-const HOLDS: f64 = 8.0;
+/// For so long the rate must pass before the soak, s: about as long as a part of ten million flows takes. After a part
+/// of the soak that loses something it is lowered again.
+const HOLDS: f64 = 16.0;
 /// So often it is lowered at most before; a way that loses even then shows it in the figure.
 const SLOWER_AT_MOST: u32 = 15;
 
