@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::deadline::{Hopeless, wait_for};
 use crate::namespace::Namespace;
-use crate::run::{Run, Stage};
+use crate::run::{Run, Stage, note_leftovers_of};
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -42,6 +42,8 @@ pub struct Process {
     child: Child,
     log: PathBuf,
     output: PathBuf,
+    /// The run's.
+    folder: PathBuf,
 }
 
 impl Launch {
@@ -119,6 +121,7 @@ impl Launch {
             child,
             log,
             output,
+            folder: run.folder().to_owned(),
         })
     }
 
@@ -242,6 +245,7 @@ impl Process {
     pub fn stop(&mut self, limit: Duration) -> Result<ExitStatus> {
         // What has ended and was waited for may have given its number to another process.
         if self.child.try_wait()?.is_none() {
+            note_leftovers_of(&self.folder, self.pid());
             let _ = self.signal(Signal::SIGTERM);
         }
         self.wait(limit)
@@ -252,8 +256,10 @@ impl Process {
     /// # Errors
     /// When it does not end even so.
     pub fn kill(&mut self) -> Result<()> {
-        // It leaves alone what has ended.
-        let _ = self.child.kill();
+        if self.child.try_wait()?.is_none() {
+            note_leftovers_of(&self.folder, self.pid());
+            let _ = self.child.kill();
+        }
         self.wait(Duration::from_secs(5)).map(drop)
     }
 

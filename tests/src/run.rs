@@ -351,7 +351,8 @@ fn remove_leftover(path: &Path) {
     }
 }
 
-fn note_leftovers_of(folder: &Path, pid: u32) {
+/// Writes down what would outlast a process of the run in `folder`, for its end.
+pub(crate) fn note_leftovers_of(folder: &Path, pid: u32) {
     let known: BTreeSet<String> = lines(&folder.join(LEFTOVERS)).into_iter().collect();
     for path in files_of(pid).difference(&known) {
         let _ = append(&folder.join(LEFTOVERS), path);
