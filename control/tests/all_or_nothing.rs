@@ -143,6 +143,34 @@ fn deploying_again_replaces_and_a_dead_namespace_is_noticed() {
 }
 
 #[test]
+fn what_ran_is_withdrawn_when_its_successor_cannot_be_deployed() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        let first = Sleeper::start().await;
+        let one = world.deploy(&first, JOB, 0, "").await.unwrap();
+        eventually("it is announced", async || {
+            !cluster.heard("service/deployed").is_empty()
+        })
+        .await;
+        let _taken = std::net::TcpListener::bind("0.0.0.0:8080").unwrap();
+        let second = Sleeper::start().await;
+        let refused = world.deploy(&second, JOB, 0, "8080:80").await.unwrap_err();
+        assert!(refused.to_string().contains("8080"), "{refused}");
+        eventually("its end is announced", async || {
+            let heard = cluster.heard("service/undeployed");
+            heard.len() == 1 && heard[0]["nsip"] == one.ns_address.unwrap().to_string()
+        })
+        .await;
+        assert!(world.recorder.attached.lock().unwrap().is_empty());
+        assert!(world.node.status().await.containers.is_empty());
+        world.node.stop().await;
+    });
+}
+
+#[test]
 fn fifty_deploys_at_once_each_answer_within_two_seconds() {
     isolated(async || {
         let _broker = Broker::start().await;

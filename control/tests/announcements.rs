@@ -251,6 +251,53 @@ fn an_interest_ends_where_the_cluster_can_hear_it_and_outlives_a_restart() {
     });
 }
 
+#[test]
+fn a_job_without_an_instance_is_followed_from_the_first_dial_on() {
+    isolated(async || {
+        let _broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        let address = "10.30.0.1";
+        let deployed = json!({"nsip":"10.18.0.66","nsipv6":"fc00::102","host_ip":"192.0.2.12","host_port":50103});
+        let placed = table_of("a.b.c.d", address, &deployed);
+        let mut scheduled = placed.clone();
+        for key in ["namespace_ip", "namespace_ip_v6", "host_ip", "host_port"] {
+            let instance = scheduled["instance_list"][0].as_object_mut().unwrap();
+            instance.remove(key);
+        }
+        let none = json!({"app_name": "e.b.c.d", "instance_list": []});
+        for (at, table) in [(address, scheduled), ("10.30.0.5", none)] {
+            cluster.tables.lock().unwrap().insert(at.into(), table);
+            let dialled = Event::Unresolved(at.parse().unwrap());
+            world.events.send(dialled).await.unwrap();
+        }
+        // Whoever scans addresses follows nothing.
+        let nobody = Event::Unresolved("10.30.0.9".parse().unwrap());
+        world.events.send(nobody).await.unwrap();
+        eventually("all are refused", async || {
+            world.recorder.unresolvable.lock().unwrap().len() == 3
+        })
+        .await;
+        assert_eq!(
+            world.node.status().await.link.jobs,
+            ["a.b.c.d", "e.b.c.d"],
+            "followed"
+        );
+        assert!(world.recorder.jobs.lock().unwrap().is_empty());
+        let mut tables = cluster.tables.lock().unwrap();
+        tables.insert("a.b.c.d".into(), placed);
+        drop(tables);
+        let routes = || world.recorder.jobs.lock().unwrap().get("a.b.c.d").cloned();
+        eventually("its first instance is seen", async || {
+            cluster.changed("a.b.c.d", "DEPLOYMENT");
+            routes().is_some_and(|job| job.instances.len() == 1)
+        })
+        .await;
+        world.node.stop().await;
+    });
+}
+
 fn table_of(job: &str, address: &str, instance: &Value) -> Value {
     let mut table = world::table(job, 0, instance);
     table["instance_list"][0]["service_ip"][0]["Address"] = json!(address);

@@ -140,13 +140,13 @@ impl Node {
             Way::Socket(_) | Way::Namespace => None,
         };
         let existing = self.find(&key);
-        if let Some(existing) = existing {
+        if let Some(existing) = &existing {
             tracing::info!(
                 job = key.0,
                 instance = key.1,
                 "deployed again: replacing what runs"
             );
-            self.release(&existing).await;
+            self.release(existing).await;
         }
         let mut undo = Undo::default();
         let outcome = match way {
@@ -171,6 +171,10 @@ impl Node {
                 tracing::error!(job = key.0, instance = key.1, %error, "deploy failed; taking it back");
                 undo.run().await;
                 self.save_or_log().await;
+                // What ran was announced, and is gone.
+                if let Some(existing) = existing {
+                    self.tell_link(Command::Leave(key.0, key.1, existing.namespace()));
+                }
                 Err(error)
             }
         }

@@ -77,7 +77,8 @@ impl<O: Output> Pipeline<'_, O> {
         self.drop(packet.mbuf, reason);
     }
 
-    /// Tells the packet's sender what went wrong, as the gateway. Only who is behind a port of this node is told.
+    /// Tells the packet's sender what went wrong, as the gateway. Only who is behind a port of this node is told, the node
+    /// itself by the address that it dialled.
     #[cold]
     pub(super) fn report(&mut self, packet: &Packet, failure: Failure) {
         if matches!(packet.origin, Origin::Tunnel(_)) {
@@ -93,7 +94,14 @@ impl<O: Output> Pipeline<'_, O> {
         if gateway.is_unspecified() {
             return;
         }
-        if let Some(error) = self.error_from(gateway, packet, failure) {
+        // From its own address the node's kernel takes no packet (RFC 1812 section 5.3.7, a martian): the node's own
+        // processes hear it from where they dialled.
+        let speaker = if packet.headers.source == gateway {
+            packet.headers.destination
+        } else {
+            gateway
+        };
+        if let Some(error) = self.error_from(speaker, packet, failure) {
             self.note(&packet.mbuf, Note::Answered { reset: false });
             self.send_back(error, packet);
         }

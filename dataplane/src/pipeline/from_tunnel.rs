@@ -59,6 +59,8 @@ impl<O: Output> Pipeline<'_, O> {
         }
         match self.tables.route(source) {
             Some(Route::Instance(id) | Route::Namespace(id)) if self.lives_on(id, from) => {
+                // Whom only this packet is from is needed here, too: without a route it would be dropped as spoofed.
+                self.tables.mark_used(id, self.now);
                 self.deliver(packet, slot);
             }
             // Known to the worker that owns the destination: so after a restart, before the routes are back. Another

@@ -198,8 +198,11 @@ impl Feed {
         let named = !wanted.is_empty() && !result.instance_list.is_empty();
         let unknown =
             routes.instances.is_empty() && !named && !self.jobs.contains_key(&result.app_name);
-        if !unknown {
+        // A job that an address led to exists, and its first instance may be about to start.
+        if !unknown || asked_for.is_some() {
             self.follow(&result.app_name);
+        }
+        if !unknown {
             self.routes.push(routes);
         }
         self.learn_names(&key, result);

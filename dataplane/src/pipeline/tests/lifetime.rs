@@ -431,6 +431,23 @@ fn a_silent_connection_keeps_its_job_in_use() {
 }
 
 #[test]
+fn a_client_that_nobody_answers_keeps_its_job_in_use() {
+    for plan in PLANS {
+        let mut node = Node::new(1);
+        let sent = spec(Kind::Udp, plan.d_instance[0], plan.e).build();
+        let Some(Route::Instance(id)) = node.tables.route(address(plan.d_instance[0])) else {
+            panic!("no route");
+        };
+        for _ in 0..3 {
+            node.tick(60_000);
+            assert_eq!(to_container(&node.tunnel(AWAY, &sent), E), sent);
+            let now = u32::try_from(node.clock / 1000).unwrap();
+            assert_eq!(node.tables.last_used(id), now);
+        }
+    }
+}
+
+#[test]
 fn idle_flows_end_after_their_time() {
     let mut node = Node::new(1);
     connect(&mut node, &V4, 4000);

@@ -157,6 +157,18 @@ fn the_last_hop_is_answered_to_who_sent_it() {
 }
 
 #[test]
+fn the_node_itself_is_told_by_the_address_that_it_dialled() {
+    for plan in PLANS {
+        let mut node = Node::new(1);
+        // From the gateway, an address of its own, its kernel would take nothing.
+        let datagram = spec(Kind::Udp, plan.gateway, plan.service).build();
+        let told = node.dropping(Counter::HostWithoutInstance, |n| n.host(0, &datagram));
+        let error = to_host(&told);
+        assert_quotes(&error, plan.service, plan.gateway, plan.gateway, plan.service);
+    }
+}
+
+#[test]
 fn what_does_not_fit_the_tunnel_is_reported_with_the_size_that_does() {
     for plan in PLANS {
         for destination in [plan.service, plan.d_instance[0], plan.d[0]] {
