@@ -164,7 +164,13 @@ fn the_node_itself_is_told_by_the_address_that_it_dialled() {
         let datagram = spec(Kind::Udp, plan.gateway, plan.service).build();
         let told = node.dropping(Counter::HostWithoutInstance, |n| n.host(0, &datagram));
         let error = to_host(&told);
-        assert_quotes(&error, plan.service, plan.gateway, plan.gateway, plan.service);
+        assert_quotes(
+            &error,
+            plan.service,
+            plan.gateway,
+            plan.gateway,
+            plan.service,
+        );
     }
 }
 
