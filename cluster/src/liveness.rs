@@ -33,13 +33,21 @@ struct Judgement {
     alarm: bool,
 }
 
-/// Judges all nodes at one moment. `heard` is how long messages have been coming in without a pause.
-fn judge(lives: &Lives, heard: Duration, silence: Duration, grace: Duration) -> Judgement {
+/// Judges all nodes at one moment. `heard` is how long messages have been coming in without a pause;
+/// a node that said neither status nor `information` counts as known for `forget` after its last word.
+fn judge(
+    lives: &Lives,
+    heard: Duration,
+    silence: Duration,
+    grace: Duration,
+    forget: Duration,
+) -> Judgement {
     let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    let (heard, silence, grace) = (
+    let (heard, silence, grace, forget) = (
         milliseconds(heard),
         milliseconds(silence),
         milliseconds(grace),
+        milliseconds(forget),
     );
     let mut known = 0_usize;
     let mut missing = 0_usize;
@@ -90,6 +98,14 @@ fn judge(lives: &Lives, heard: Duration, silence: Duration, grace: Duration) -> 
                 status: String::new(),
                 seen: seen.clone(),
             });
+        }
+    }
+    // The others never expire, so they are never missing. That one is gone for good only its silence says.
+    for (node, sign) in &lives.signs {
+        let is_judged = lives.status.contains_key(node) || lives.seen.contains_key(node);
+        let silent_for = lives.now.saturating_sub(sign.parse().unwrap_or(0));
+        if !is_judged && !is_departed(node) && silent_for < forget {
+            known += 1;
         }
     }
     let alarm = missing * 2 > known;
@@ -146,7 +162,13 @@ pub async fn run(cluster: Arc<Cluster>, session: Arc<Session>) {
             }
         };
         let config = &cluster.config;
-        let judgement = judge(&lives, heard, config.node_silence, config.node_grace);
+        let judgement = judge(
+            &lives,
+            heard,
+            config.node_silence,
+            config.node_grace,
+            config.node_forget,
+        );
         cluster
             .metrics
             .mass_vanish_alarm
@@ -189,6 +211,7 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
     const GRACE: Duration = Duration::from_secs(20);
+    const DAY: Duration = Duration::from_secs(86_400);
 
     fn lives(status: &[(&str, &str)], seen: &[(&str, &str)]) -> Lives {
         let map = |pairs: &[(&str, &str)]| {
@@ -218,7 +241,10 @@ mod tests {
     #[test]
     fn a_will_counts_after_the_grace() {
         let three = lives(&[("a", "0 970000"), ("b", "1 0"), ("c", "0 990000")], &[]);
-        assert!(judge(&three, MINUTE, MINUTE, GRACE).alarm, "two of three");
+        assert!(
+            judge(&three, MINUTE, MINUTE, GRACE, DAY).alarm,
+            "two of three"
+        );
         let four = lives(
             &[
                 ("a", "0 970000"),
@@ -228,7 +254,7 @@ mod tests {
             ],
             &[],
         );
-        let judgement = judge(&four, MINUTE, MINUTE, GRACE);
+        let judgement = judge(&four, MINUTE, MINUTE, GRACE, DAY);
         assert!(!judgement.alarm);
         assert_eq!(names(&judgement), ["a"]);
     }
@@ -236,20 +262,20 @@ mod tests {
     #[test]
     fn silence_counts_only_while_we_hear() {
         let two = lives(&[], &[("a", "900000"), ("b", "999000")]);
-        assert_eq!(names(&judge(&two, 2 * MINUTE, MINUTE, GRACE)), ["a"]);
-        assert!(names(&judge(&two, GRACE, MINUTE, GRACE)).is_empty());
+        assert_eq!(names(&judge(&two, 2 * MINUTE, MINUTE, GRACE, DAY)), ["a"]);
+        assert!(names(&judge(&two, GRACE, MINUTE, GRACE, DAY)).is_empty());
     }
 
     #[test]
     fn a_node_with_a_status_never_expires_by_silence_and_one_with_neither_never() {
         let nodes = lives(&[("a", "1 0"), ("b", "1 0")], &[("a", "1")]);
         assert!(
-            judge(&nodes, 10 * MINUTE, MINUTE, GRACE)
+            judge(&nodes, 10 * MINUTE, MINUTE, GRACE, DAY)
                 .vanished
                 .is_empty()
         );
         assert_eq!(
-            judge(&Lives::default(), MINUTE, MINUTE, GRACE),
+            judge(&Lives::default(), MINUTE, MINUTE, GRACE, DAY),
             Judgement::default()
         );
     }
@@ -262,16 +288,24 @@ mod tests {
             .map(|(node, at)| (node.to_owned(), at.to_owned()))
             .into();
         let heard = Duration::from_secs(200);
-        assert_eq!(names(&judge(&nodes, heard, MINUTE, GRACE)), ["a"]);
-        assert!(judge(&nodes, MINUTE, MINUTE, GRACE).vanished.is_empty());
+        assert_eq!(names(&judge(&nodes, heard, MINUTE, GRACE, DAY)), ["a"]);
+        assert!(
+            judge(&nodes, MINUTE, MINUTE, GRACE, DAY)
+                .vanished
+                .is_empty()
+        );
         let longer = Duration::from_secs(400);
-        assert!(judge(&nodes, longer, MINUTE, GRACE).vanished.is_empty());
+        assert!(
+            judge(&nodes, longer, MINUTE, GRACE, DAY)
+                .vanished
+                .is_empty()
+        );
     }
 
     #[test]
     fn more_than_half_at_once_raises_an_alarm_instead() {
         let nodes = lives(&[], &[("a", "1"), ("b", "1"), ("c", "999999")]);
-        let judgement = judge(&nodes, 100 * MINUTE, MINUTE, GRACE);
+        let judgement = judge(&nodes, 100 * MINUTE, MINUTE, GRACE, DAY);
         assert!(judgement.alarm && judgement.vanished.is_empty());
     }
 
@@ -294,7 +328,37 @@ mod tests {
             &[],
         );
         nodes.departed = vec!["a".into()];
-        let judgement = judge(&nodes, MINUTE, MINUTE, GRACE);
+        let judgement = judge(&nodes, MINUTE, MINUTE, GRACE, DAY);
         assert_eq!(names(&judgement), ["b"]);
+    }
+
+    #[test]
+    fn nodes_that_only_speak_otherwise_are_known_until_they_are_long_silent() {
+        let mut nodes = lives(&[("a", "0 0")], &[]);
+        assert!(
+            judge(&nodes, MINUTE, MINUTE, GRACE, DAY).alarm,
+            "the only one"
+        );
+        let signs = |at: &[(&str, &str)]| {
+            at.iter()
+                .map(|(node, at)| ((*node).to_owned(), (*at).to_owned()))
+                .collect()
+        };
+        nodes.signs = signs(&[("a", "900000"), ("b", "990000")]);
+        let judgement = judge(&nodes, MINUTE, MINUTE, GRACE, MINUTE);
+        assert_eq!(names(&judgement), ["a"], "one of two");
+        // Half an hour of silence: not missing, and known for as long as it is not forgotten.
+        nodes.now = 3_000_000;
+        let judgement = judge(&nodes, MINUTE, MINUTE, GRACE, DAY);
+        assert_eq!(names(&judgement), ["a"]);
+        assert!(judge(&nodes, MINUTE, MINUTE, GRACE, MINUTE).alarm);
+        // Counted once: with a status, by silence, or withdrawn already.
+        let mut nodes = lives(&[("a", "0 0"), ("b", "0 0")], &[("c", "1")]);
+        nodes.signs = signs(&[("a", "999999"), ("b", "999999"), ("c", "999999")]);
+        assert!(judge(&nodes, 2 * MINUTE, MINUTE, GRACE, DAY).alarm);
+        let mut nodes = lives(&[("a", "0 0"), ("b", "0 0")], &[]);
+        nodes.signs = signs(&[("b", "999999")]);
+        nodes.departed = vec!["b".into()];
+        assert!(judge(&nodes, MINUTE, MINUTE, GRACE, DAY).alarm);
     }
 }

@@ -288,6 +288,27 @@ async fn when_most_nodes_vanish_at_once_none_is_withdrawn() {
     assert_eq!(count(&watcher.query(APP, "").await), 2);
 }
 
+#[tokio::test]
+async fn nodes_that_only_ask_count_when_it_is_judged_how_many_vanished() {
+    let bench = Bench::with(job(APP, 3, 1)).await;
+    let (two, three) = (
+        Node::join("n2", bench.broker_port, false).await,
+        Node::join("n3", bench.broker_port, false).await,
+    );
+    let node = bench.node("n1").await;
+    node.status(true).await;
+    node.deployed(APP, 0, 2).await;
+    for asking in [&two, &three] {
+        asking
+            .sees("the instance", APP, |answer| count(answer) == 1)
+            .await;
+    }
+    drop(node);
+    two.sees("withdrawn", APP, |answer| count(answer) == 0)
+        .await;
+    assert_eq!(bench.metric("nodes_withdrawn_total").await, 1);
+}
+
 /// The will of a node that dies while the broker is down is never published.
 #[tokio::test]
 async fn a_node_that_dies_with_the_broker_is_withdrawn() {
