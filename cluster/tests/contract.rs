@@ -338,6 +338,35 @@ async fn undeployed_withdraws_the_instance_here_and_at_the_root() {
     );
 }
 
+/// A root refuses a place that is not whole.
+#[tokio::test]
+async fn an_instance_of_one_family_is_reported_whole() {
+    let bench = Bench::with(job(APP, 3, 2)).await;
+    bench.deployment(APP).await;
+    let node = bench.node("n1").await;
+    for (number, missing) in [(0, "nsipv6"), (1, "nsip")] {
+        let mut one = announcement(APP, number, 2 + number);
+        one[missing] = json!("");
+        node.send("net/service/deployed", &one).await;
+    }
+    for expected in [
+        json!({"instance_number": 0, "namespace_ip": "10.18.0.2", "namespace_ip_v6": null,
+            "host_ip": "192.0.2.10", "host_port": 50103}),
+        json!({"instance_number": 1, "namespace_ip": null, "namespace_ip_v6": "fc00::3",
+            "host_ip": "192.0.2.10", "host_port": 50103}),
+    ] {
+        eventually("the root hears of it", async || {
+            let calls = bench
+                .root
+                .calls("POST", "/api/net/service/net_deploy_status");
+            calls
+                .into_iter()
+                .find(|call| call.body["instances"] == json!([expected]))
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn deleting_a_deployment_undeploys_and_forgets() {
     let bench = Bench::with(job(APP, 3, 1)).await;

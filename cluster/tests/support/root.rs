@@ -7,6 +7,8 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use protocol::root_http::DeployStatus;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::eventually;
@@ -183,8 +185,15 @@ impl RootState {
         }
     }
 
-    /// Keeps what was reported, as a root does.
+    /// Keeps what was reported, and refuses what is not whole, as a root does.
     fn status(&mut self, body: &Value) -> Response {
+        let is_whole = DeployStatus::deserialize(body).is_ok_and(|status| {
+            let mut instances = status.instances.iter();
+            instances.all(|instance| instance.missing().is_empty())
+        });
+        if !is_whole {
+            return StatusCode::BAD_REQUEST.into_response();
+        }
         let id = &body["job_id"];
         let Some(job) = self.jobs.values_mut().find(|job| job["_id"] == *id) else {
             return StatusCode::NOT_FOUND.into_response();

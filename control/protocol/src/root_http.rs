@@ -127,18 +127,19 @@ pub struct DeployStatus {
     pub instances: Vec<InstanceStatus>,
 }
 
-/// Where one instance lives.
+/// Where one instance lives, or that it is withdrawn. One that is not withdrawn says all of it: a namespace IP of at
+/// least one family, `host_ip` and `host_port`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InstanceStatus {
     /// Number of the replica.
     #[serde(deserialize_with = "scalar::instance_number")]
     pub instance_number: u32,
-    /// Namespace IP, IPv4; null when withdrawn.
+    /// Namespace IP, IPv4; null when it has none.
     #[serde(default, with = "address::or_null")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "10.18.0.2"))]
     pub namespace_ip: Option<Ipv4Addr>,
-    /// Namespace IP, IPv6; null when withdrawn.
+    /// Namespace IP, IPv6; null when it has none.
     #[serde(default, with = "address::or_null")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "fc00::2"))]
     pub namespace_ip_v6: Option<Ipv6Addr>,
@@ -150,7 +151,7 @@ pub struct InstanceStatus {
     #[serde(default, with = "scalar::port_number")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<u16>))]
     pub host_port: Option<u16>,
-    /// **New**: `UNDEPLOYED` withdraws the instance.
+    /// **New**: `UNDEPLOYED` withdraws the instance, whatever else the entry says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
 }
@@ -176,8 +177,23 @@ impl InstanceStatus {
     #[must_use]
     pub fn is_withdrawal(&self) -> bool {
         self.status.as_deref() == Some(Self::UNDEPLOYED)
-            && self.namespace_ip.is_none()
-            && self.namespace_ip_v6.is_none()
+    }
+
+    /// What an entry lacks that is to say where the instance is.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        if self.is_withdrawal() {
+            return Vec::new();
+        }
+        let has_namespace = self.namespace_ip.is_some() || self.namespace_ip_v6.is_some();
+        [
+            (has_namespace, "namespace_ip or namespace_ip_v6"),
+            (self.host_ip.is_some(), "host_ip"),
+            (self.host_port.is_some(), "host_port"),
+        ]
+        .into_iter()
+        .filter_map(|(is_there, field)| (!is_there).then_some(field))
+        .collect()
     }
 }
 
@@ -442,6 +458,36 @@ mod tests {
                 .unwrap()
                 .is_withdrawal()
         );
+    }
+
+    #[test]
+    fn a_status_says_where_an_instance_is_or_withdraws_it() {
+        for (text, missing, withdraws) in [
+            (
+                r#"{"instance_number":0,"namespace_ip_v6":"fc00::2","host_ip":"192.0.2.1","host_port":"50103"}"#,
+                "",
+                false,
+            ),
+            (
+                r#"{"instance_number":0,"namespace_ip":"10.18.0.2","host_ip":"","host_port":0}"#,
+                "host_ip, host_port",
+                false,
+            ),
+            (
+                r#"{"instance_number":0,"host_ip":"192.0.2.1","host_port":50103,"status":"DEPLOYED"}"#,
+                "namespace_ip or namespace_ip_v6",
+                false,
+            ),
+            (
+                r#"{"instance_number":0,"namespace_ip":"10.18.0.2","status":"UNDEPLOYED"}"#,
+                "",
+                true,
+            ),
+        ] {
+            let status: InstanceStatus = serde_json::from_str(text).unwrap();
+            assert_eq!(status.missing().join(", "), missing, "{text}");
+            assert_eq!(status.is_withdrawal(), withdraws, "{text}");
+        }
     }
 
     #[test]

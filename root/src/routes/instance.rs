@@ -2,7 +2,7 @@
 
 use axum::extract::{Path, State};
 use protocol::address_plan::is_semantic;
-use protocol::root_http::{DeployInstance, DeployStatus};
+use protocol::root_http::{DeployInstance, DeployStatus, InstanceStatus};
 
 use super::AppState;
 use super::answer::ApiError;
@@ -56,14 +56,23 @@ pub(crate) async fn delete(
     Ok("Instance info cleared")
 }
 
-/// A cluster says where instances live.
+/// A cluster says where instances live, or withdraws them; where one entry is not whole, none is applied.
 #[utoipa::path(post, path = "/api/net/service/net_deploy_status", tag = "net", request_body = DeployStatus, responses((status = 200, description = "`Status updated`", body = String, content_type = "text/plain"), Malformed, Unknown, Unavailable))]
 pub(crate) async fn status(
     State(state): State<AppState>,
     Body(body): Body<DeployStatus>,
 ) -> Result<&'static str, ApiError> {
     let id = object_id(&body.job_id)?;
-    for instance in &body.instances {
+    let placed = |instance: &&InstanceStatus| !instance.is_withdrawal();
+    for instance in body.instances.iter().filter(placed) {
+        let missing = instance.missing();
+        if !missing.is_empty() {
+            return Err(ApiError::bad_request(format!(
+                "instance {} has no {}; say where it is, or withdraw it with \"status\":\"UNDEPLOYED\"",
+                instance.instance_number,
+                missing.join(", no ")
+            )));
+        }
         let v4 = instance.namespace_ip.map(std::net::IpAddr::from);
         let v6 = instance.namespace_ip_v6.map(std::net::IpAddr::from);
         if let Some(address) = v4.into_iter().chain(v6).find(|ip| is_semantic(*ip)) {

@@ -56,6 +56,12 @@ impl Store {
     ) -> Result<Vec<String>, StoreError> {
         let mut texts = Vec::with_capacity(instances.len() * 6);
         for instance in instances {
+            let withdrawn = InstanceStatus::withdrawn(instance.instance_number);
+            let instance = if instance.is_withdrawal() {
+                &withdrawn
+            } else {
+                instance
+            };
             texts.push(instance.instance_number.to_string());
             texts.push(hex::encode_or_empty(instance.namespace_ip));
             texts.push(hex::encode_or_empty(instance.namespace_ip_v6));

@@ -160,9 +160,11 @@ async fn the_status_says_where_an_instance_lives_and_withdraws_it() {
         .await
         .is(404);
     // One that is not deployed is not brought back, and an unknown job is 404.
-    send(json!([{"instance_number": 5, "namespace_ip": "10.18.0.9"}]))
-        .await
-        .is(200);
+    send(
+        json!([{"instance_number": 5, "namespace_ip": "10.18.0.9", "host_ip": "192.0.2.10", "host_port": 50103}]),
+    )
+    .await
+    .is(200);
     assert_eq!(
         root.job(1).await["instance_list"].as_array().unwrap().len(),
         1
@@ -180,6 +182,84 @@ async fn the_status_says_where_an_instance_lives_and_withdraws_it() {
     send(json!([{"instance_number": 0, "namespace_ip": "nonsense"}]))
         .await
         .is(400);
+}
+
+#[tokio::test]
+async fn a_place_that_is_not_whole_is_refused_and_nothing_of_it_applied() {
+    let (_redis, root) = stage().await;
+    root.instance(1, 0).await.is(200);
+    root.instance(1, 1).await.is(200);
+    root.running(1, 0, 2).await.is(200);
+    let before = root.job(1).await;
+    let send = async |instances: Value| {
+        root.post(
+            "/api/net/service/net_deploy_status",
+            json!({"job_id": id(1), "instances": instances}),
+        )
+        .await
+    };
+    let place = |number: u32, last: u32| {
+        json!({"instance_number": number, "namespace_ip": format!("10.18.0.{last}"),
+            "namespace_ip_v6": format!("fc00::{last}"), "host_ip": "192.0.2.10", "host_port": "50103"})
+    };
+    for left_out in [
+        &["namespace_ip", "namespace_ip_v6"][..],
+        &["host_ip"],
+        &["host_port"],
+        &["host_ip", "host_port"],
+    ] {
+        for nothing in [None, Some(Value::Null), Some(json!(""))] {
+            let mut partial = place(1, 4);
+            for field in left_out {
+                match &nothing {
+                    Some(nothing) => partial[*field] = nothing.clone(),
+                    None => drop(partial.as_object_mut().unwrap().remove(*field)),
+                }
+            }
+            let answer = send(json!([place(0, 3), partial])).await.is(400).json();
+            let message = answer["message"].as_str().unwrap();
+            assert!(message.contains("instance 1"), "{message}");
+            assert!(message.contains("UNDEPLOYED"), "{message}");
+            for field in left_out {
+                assert!(message.contains(field), "{message}");
+            }
+        }
+    }
+    // Another status withdraws nothing.
+    send(json!([{"instance_number": 0, "status": "DEPLOYED"}]))
+        .await
+        .is(400);
+    assert_eq!(root.job(1).await, before);
+    // One family is enough.
+    for (number, other) in [(0, "namespace_ip_v6"), (1, "namespace_ip")] {
+        let mut one = place(number, 5 + number);
+        one[other] = Value::Null;
+        send(json!([one])).await.is(200);
+    }
+    let after = root.job(1).await;
+    assert_eq!(after["instance_list"][0]["namespace_ip"], "10.18.0.5");
+    assert_eq!(after["instance_list"][1]["namespace_ip_v6"], "fc00::6");
+}
+
+#[tokio::test]
+async fn a_withdrawal_leaves_no_place_whatever_it_carries() {
+    let (_redis, root) = stage().await;
+    root.instance(1, 0).await.is(200);
+    let nowhere = root.job(1).await["instance_list"].clone();
+    for carried in ["10.18.0.2", "10.18.0.3", "10.30.0.0"] {
+        root.running(1, 0, 2).await.is(200);
+        let body = json!({"job_id": id(1), "instances": [{"instance_number": 0, "namespace_ip": carried,
+            "namespace_ip_v6": "fc00::2", "host_ip": "192.0.2.10", "host_port": 50103, "status": "UNDEPLOYED"}]});
+        root.post("/api/net/service/net_deploy_status", body)
+            .await
+            .is(200);
+        assert_eq!(root.job(1).await["instance_list"], nowhere, "{carried}");
+        for address in ["10_18_0_2", "10_18_0_3", "fc00::2"] {
+            root.get(&format!("/api/net/service/ip/{address}/instances"))
+                .await
+                .is(404);
+        }
+    }
 }
 
 #[tokio::test]

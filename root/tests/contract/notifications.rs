@@ -39,7 +39,8 @@ async fn interested_clusters_are_told_in_order_with_epoch_and_revision() {
         .is(200);
     cluster.told(3).await;
     root.post("/api/net/service/net_deploy_status", json!({"job_id": id(1), "instances": [
-        {"instance_number": 1, "namespace_ip": null, "namespace_ip_v6": null, "status": "UNDEPLOYED"}]}))
+        {"instance_number": 1, "namespace_ip": "10.18.0.3", "host_ip": "192.0.2.1", "host_port": 50103,
+         "status": "UNDEPLOYED"}]}))
         .await
         .is(200);
     root.delete(&format!("/api/net/{}/0", id(1))).await.is(200);
