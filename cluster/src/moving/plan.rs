@@ -161,10 +161,14 @@ impl Plan {
             }
         }
         for (number, record) in document["locals"].as_object().into_iter().flatten() {
-            if number.parse::<u32>().is_err() || record["node"].as_str().is_none() {
+            let is_live = record["gone"] != true;
+            if number.parse::<u32>().is_err()
+                || record["node"].as_str().is_none()
+                || (is_live && !is_somewhere(record))
+            {
                 return Err(format!("job {name} has no instance `{number}` like this"));
             }
-            if record["gone"] != true {
+            if is_live {
                 let mut record = record.clone();
                 if let Some(fields) = record.as_object_mut() {
                     fields.retain(|field, _| {
@@ -205,6 +209,14 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
+/// Whether a record says where the instance is; the root takes no other.
+fn is_somewhere(record: &Value) -> bool {
+    let is_address = |field: &str| text(&record[field]).parse::<IpAddr>().is_ok();
+    (is_address("nsip") || is_address("nsip6"))
+        && is_address("host")
+        && record["port"].as_u64().is_some_and(|port| port != 0)
+}
+
 /// What a node of this cluster announced: the reference notes it in the instance.
 fn local(instance: &Value) -> Option<Value> {
     let node = instance["worker_id"]
@@ -229,7 +241,7 @@ fn local(instance: &Value) -> Option<Value> {
         "nsip": or_empty(nsip),
         "nsip6": or_empty(nsip6),
         "host": address("host_ip")?.to_string(),
-        "port": port?,
+        "port": port.filter(|port: &u16| *port != 0)?,
     }))
 }
 
@@ -262,6 +274,34 @@ mod tests {
                 {"node": "n1", "nsip": "10.18.0.2", "nsip6": "fc00::2", "host": "192.0.2.1", "port": 50103}}})
             ]
         );
+    }
+
+    /// The root would never take them.
+    #[test]
+    fn instances_that_are_nowhere_are_left_out_or_refused() {
+        let documents = plan(&[
+            json!({"_id": "cccccccccccccccccccccc01", "job_name": "a.b.c.d",
+            "status": "DEPLOYED", "service_ip_list": [], "instance_list": [
+                {"instance_number": 0, "worker_id": "n1", "namespace_ip": "10.18.0.2", "host_ip": "192.0.2.1", "host_port": 0},
+                {"instance_number": 1, "worker_id": "n1", "namespace_ip": "10.18.0.2", "host_ip": "", "host_port": 50103}]}),
+        ]);
+        assert_eq!(documents.unwrap()[0]["locals"], json!({}));
+        let whole = json!({"node": "n1", "nsip": "10.18.0.2", "nsip6": "", "host": "192.0.2.1", "port": 50103});
+        let backup = |record: &Value| json!({"job_name": "a.b.c.d", "interested_nodes": [], "locals": {"0": record}});
+        let documents = plan(&[backup(&whole)]).unwrap();
+        assert_eq!(documents[0]["locals"]["0"], whole);
+        for (field, nothing) in [
+            ("nsip", json!("")),
+            ("host", json!("")),
+            ("host", Value::Null),
+            ("port", json!(0)),
+            ("port", Value::Null),
+        ] {
+            let mut record = whole.clone();
+            record[field] = nothing;
+            let error = plan(&[backup(&record)]).unwrap_err();
+            assert!(error.contains("no instance `0` like this"), "{error}");
+        }
     }
 
     #[test]
