@@ -8,6 +8,8 @@
 
 mod support;
 
+use std::process::Command;
+
 use serde_json::json;
 use support::{APP, Bench, announcement, count, eventually, job};
 
@@ -206,6 +208,39 @@ async fn a_node_keeps_its_subnetwork_and_gets_a_further_one_when_it_lists_all() 
     assert_eq!(
         ask(json!({"METHOD": "GET"})).await["address"],
         "10.18.0.192"
+    );
+}
+
+/// The root lost its memory: it hands out from its first again.
+#[tokio::test]
+async fn what_a_node_lists_is_never_answered_again() {
+    let bench = Bench::start().await;
+    let node = bench.node("n1").await;
+    let ask = async |have: &[&str]| {
+        node.forget();
+        node.send("net/subnet", &json!({"METHOD": "GET", "have": have}))
+            .await;
+        node.receives("net/subnetwork/result").await
+    };
+    assert_eq!(ask(&["10.18.0.0"]).await["address"], "10.18.0.64");
+    // Nor what is not noted as the node's own when the root hands it out.
+    let listed = ["10.18.0.0", "10.18.0.64", "10.18.0.128"];
+    assert_eq!(ask(&listed).await["address"], "10.18.0.192");
+    let key = "{oak:cluster:c1}:node:subnets:n1";
+    let output = Command::new("redis-cli")
+        .args([
+            "-p",
+            &bench.redis_port.to_string(),
+            "LRANGE",
+            key,
+            "0",
+            "-1",
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "10.18.0.0 fc00::\n10.18.0.64 fc00::100\n10.18.0.128 fc00::200\n10.18.0.192 fc00::300\n"
     );
 }
 

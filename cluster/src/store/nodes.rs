@@ -168,7 +168,7 @@ impl Store {
     }
 
     /// Gives a node the subnetwork that the root handed out, or the one that it got meanwhile.
-    /// `None` when another node owns it.
+    /// `None` when a node owns it, or this one has it already.
     ///
     /// # Errors
     /// See [`StoreError`].
