@@ -52,6 +52,7 @@ pub fn routes(cluster: Arc<Cluster>) -> Router {
         .route("/metrics", get(metrics))
         .route("/docs/openapi.json", get(docs::description))
         .route("/api/docs", get(manager_http::docs::page))
+        .route("/api/docs/", get(manager_http::docs::page))
         .fallback(async || Failure(StatusCode::NOT_FOUND, "no such path".to_owned()))
         .method_not_allowed_fallback(async || {
             Failure(

@@ -642,6 +642,21 @@ async fn under_a_reference_root_held_jobs_are_read_again_in_turn() {
 }
 
 #[tokio::test]
+async fn the_page_of_the_interface_is_there_with_and_without_a_slash() {
+    let bench = Bench::start().await;
+    let mut pages = Vec::new();
+    for path in ["/api/docs", "/api/docs/"] {
+        let answer = bench.http.get(bench.url(path)).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        pages.push(answer.text().await.unwrap());
+    }
+    assert_eq!(pages[0], pages[1]);
+    let description = bench.http.get(bench.url("/docs/openapi.json"));
+    let api: serde_json::Value = description.send().await.unwrap().json().await.unwrap();
+    assert_eq!(api["paths"].as_object().unwrap().len(), 6);
+}
+
+#[tokio::test]
 async fn requests_are_counted_by_route() {
     let bench = Bench::with(job(APP, 3, 1)).await;
     bench.deployment(APP).await;

@@ -92,6 +92,7 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/", get(overview::page))
         .route("/docs/openapi.json", get(docs::description))
         .route("/api/docs", get(manager_http::docs::page))
+        .route("/api/docs/", get(manager_http::docs::page))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

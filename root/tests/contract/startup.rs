@@ -225,7 +225,9 @@ async fn the_description_is_true_of_every_path() {
     let redis = Redis::start().await;
     let root = Root::start(&redis, &[]).await;
     root.register("c1", 1).await;
-    root.get("/api/docs").await.is(200);
+    let page = root.get("/api/docs").await.is(200);
+    // Where a reference root serves its own.
+    assert_eq!(root.get("/api/docs/").await.is(200).text, page.text);
     let api = root.get("/docs/openapi.json").await.is(200).json();
     assert!(api["openapi"].as_str().unwrap().starts_with("3."));
     let paths = api["paths"].as_object().unwrap();
