@@ -28,8 +28,8 @@ pub enum PullError {
 
 /// Pulls a job. `None`: the root does not know it.
 ///
-/// `announcement` is owed to the nodes in any case, and [`ChangeKind::Deployment`] when they would
-/// see a difference.
+/// `announcement` is owed to the nodes in any case; without one, when they would see a difference,
+/// [`ChangeKind::Undeployment`] if there are fewer instances, else [`ChangeKind::Deployment`].
 ///
 /// # Errors
 /// See [`PullError`]; the copy is unchanged then.
@@ -56,7 +56,11 @@ pub async fn pull(
     }
     let difference = difference(store, &job, ticket).await?;
     let forget = announcement == Some(ChangeKind::Undeployment) || difference.fewer;
-    let announcement = announcement.or(difference.visible.then_some(ChangeKind::Deployment));
+    let seen = match difference.fewer {
+        true => ChangeKind::Undeployment,
+        false => ChangeKind::Deployment,
+    };
+    let announcement = announcement.or(difference.visible.then_some(seen));
     let stored = store.store_job(&job, ticket, announcement, forget).await?;
     tracing::debug!(job = %job.job_name, ticket, ?stored, revision = ?job.revision, "pulled");
     if stored == Stored::Forgotten {
@@ -65,7 +69,8 @@ pub async fn pull(
     Ok(Some(job.job_name))
 }
 
-/// Whether the copy already holds what a change tells of; nodes were told when it came.
+/// Whether nodes were told of a change already, or of a later one. That the copy holds it is not enough: who asked for
+/// the job, or had it deployed, may have brought it.
 ///
 /// # Errors
 /// Redis is away.
@@ -75,11 +80,8 @@ pub async fn is_known(
     epoch: &str,
     revision: u64,
 ) -> Result<bool, StoreError> {
-    let held = cluster.store.held(job).await?;
-    Ok(held.is_some_and(|held| {
-        held.job.epoch.as_deref() == Some(epoch)
-            && held.job.revision.is_some_and(|held| held >= revision)
-    }))
+    let told = cluster.store.told(job).await?;
+    Ok(told.is_some_and(|(of, told)| of == epoch && told >= revision))
 }
 
 /// What a new copy changes.

@@ -10,7 +10,7 @@
 //! | `server` | string | run id of the server that held the store last: another one is looked at before it is used |
 //! | `ticket` | counter | orders everything below: what has the higher ticket came later |
 //! | `jobs` | set | names of jobs that this cluster has to do with |
-//! | `job:<job>` | hash | the root's copy: `copy` (JSON), `ticket` (taken before the root was asked), `id`, `epoch`, `revision`, `numbers` (`,0,1,`), `addresses` (JSON list) |
+//! | `job:<job>` | hash | the root's copy: `copy` (JSON), `ticket` (taken before the root was asked), `id`, `epoch`, `revision`, `numbers` (`,0,1,`), `addresses` (JSON list); `told`: epoch and revision of the copy that nodes were told of last |
 //! | `local:<job>` | hash | instance number → what its node announced: `node, nsip, nsip6, host, port, ticket, reported?, gone?` |
 //! | `load:<job>` | hash | instance number → live flows |
 //! | `addresses` | hash | Service or Instance IP (canonical text) → job; a hint, checked against the copy |

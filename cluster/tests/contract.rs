@@ -620,6 +620,55 @@ async fn changes_at_the_root_are_found_without_a_notification() {
 }
 
 #[tokio::test]
+async fn a_change_is_told_once_also_where_the_copy_came_before_its_notification() {
+    let bench = Bench::start().await;
+    let mut held = job(APP, 3, 2);
+    (held["epoch"], held["revision"]) = (json!("e1"), json!(4));
+    for (number, instance) in (2..).zip(held["instance_list"].as_array_mut().unwrap()) {
+        for (field, value) in [
+            ("namespace_ip", json!(format!("10.18.9.{number}"))),
+            ("host_ip", json!("192.0.2.9")),
+            ("host_port", json!(50103)),
+        ] {
+            instance[field] = value;
+        }
+    }
+    bench.root.set(held.clone());
+    bench.deployment(APP).await;
+    let node = bench.node("n1").await;
+    assert_eq!(count(&node.query(APP, "").await), 2);
+    node.forget();
+    let told = || node.received(&format!("jobs/{APP}/updates_available"));
+    let update = json!({"job_name": APP, "instance_number": 1, "type": "DEPLOYMENT", "epoch": "e1", "revision": 4});
+    for _ in 0..2 {
+        let (status, text) = bench.post("/api/net/job/update", &update).await;
+        assert_eq!(status, 200, "{text}");
+        eventually("the nodes are told", async || {
+            (!told().is_empty()).then_some(())
+        })
+        .await;
+    }
+    // One goes, and the notification of it is late: what is found without it is told as what it is.
+    held["instance_list"].as_array_mut().unwrap().pop();
+    held["revision"] = json!(5);
+    bench.root.set(held);
+    bench
+        .root
+        .with(|root| (root.revision, root.changes) = (5, vec![APP.into()]));
+    eventually("the nodes are told of both", async || {
+        (told().len() > 1).then_some(())
+    })
+    .await;
+    assert_eq!(
+        told(),
+        [
+            json!({"type": "DEPLOYMENT"}),
+            json!({"type": "UNDEPLOYMENT"})
+        ]
+    );
+}
+
+#[tokio::test]
 async fn under_a_reference_root_held_jobs_are_read_again_in_turn() {
     let mut bench = Bench::prepare().await;
     bench.root.with(|root| root.reference = true);

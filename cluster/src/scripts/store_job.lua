@@ -13,7 +13,10 @@ if held[1] then
   end
   if older then
     -- The announcement is owed all the same: the copy that we hold is newer than what it told of.
-    if ARGV[10] ~= '' then owe('announce:' .. job, ARGV[10]) end
+    if ARGV[10] ~= '' then
+      owe('announce:' .. job, ARGV[10])
+      redis.call('HSET', key, 'told', held[2] .. ' ' .. held[3])
+    end
     return 'older'
   end
   ticket = math.max(ticket, tonumber(held[1]))
@@ -58,6 +61,9 @@ if forgotten then
   -- The root dropped our interest after it had answered this: ask once more.
   if tonumber(forgotten) > ticket then owe('refresh:' .. job, '') end
 end
-if ARGV[10] ~= '' then owe('announce:' .. job, ARGV[10]) end
+if ARGV[10] ~= '' then
+  owe('announce:' .. job, ARGV[10])
+  redis.call('HSET', key, 'told', ARGV[5] .. ' ' .. ARGV[6])
+end
 if (dropped or ARGV[11] == '1') and forget_if_unused(job) then return 'forgotten' end
 return 'stored'

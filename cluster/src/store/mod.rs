@@ -326,6 +326,20 @@ impl Store {
         Ok(self.look_up("", job.as_str(), None, None).await?.held)
     }
 
+    /// Epoch and revision of the job's change that nodes were told of last; none under a root without them.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn told(&self, job: &JobName) -> Result<Option<(String, u64)>, StoreError> {
+        let key = self.key(&format!("job:{}", job.as_str()));
+        let read = cmd("HGET").arg(key).arg("told").to_owned();
+        let told: Option<String> = self.link.query(&read).await?;
+        Ok(told.and_then(|told| {
+            let (epoch, revision) = told.split_once(' ')?;
+            Some((epoch.to_owned(), revision.parse().ok()?))
+        }))
+    }
+
     /// Keeps a copy that was asked for after `ticket` was taken.
     ///
     /// # Errors
