@@ -94,6 +94,19 @@ impl Container {
     }
 }
 
+/// An instance that left and that the cluster may still show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departure {
+    /// The job.
+    pub job: String,
+    /// Number of the instance.
+    pub number: u32,
+    /// Namespace IP that was announced, IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// Namespace IP that was announced, IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -118,6 +131,9 @@ pub struct State {
     /// Jobs whose changes were followed.
     #[serde(default)]
     pub interests: Vec<String>,
+    /// Instances that left, until the cluster no longer shows them.
+    #[serde(default)]
+    pub departures: Vec<Departure>,
     /// Network namespaces that are being made for unikernels.
     #[serde(default)]
     pub making: Vec<String>,

@@ -252,6 +252,53 @@ fn an_interest_ends_where_the_cluster_can_hear_it_and_outlives_a_restart() {
 }
 
 #[test]
+fn a_departure_that_nobody_could_hear_is_said_after_a_restart() {
+    isolated(async || {
+        let broker = Broker::start().await;
+        let cluster = Cluster::start().await;
+        let world = World::start().await;
+        world.register("n1").await.unwrap();
+        let (goes, stays) = (Sleeper::start().await, Sleeper::start().await);
+        let gone = world.deploy(&goes, JOB, 0, "").await.unwrap();
+        world.deploy(&stays, JOB, 7, "").await.unwrap();
+        eventually("both are announced", async || {
+            cluster.heard("service/deployed").len() > 1
+        })
+        .await;
+        drop(broker);
+        eventually("noticed", async || {
+            !world.node.status().await.link.connected
+        })
+        .await;
+        world.undeploy(JOB, 0).await;
+        let kept = |state_dir: &std::path::Path| -> Value {
+            let file = std::fs::read(state_dir.join("test.json")).unwrap();
+            serde_json::from_slice::<Value>(&file).unwrap()["departures"].clone()
+        };
+        let nsip = gone.ns_address.unwrap().to_string();
+        eventually("it is written down", async || {
+            kept(&world.state_dir)[0]["v4"] == nsip
+        })
+        .await;
+        let state_dir = world.state_dir.clone();
+        world.node.stop().await;
+        drop(world);
+        let again = World::with(r#"{"ClusterUrl":"127.0.0.1"}"#, state_dir).await;
+        let _broker = Broker::start().await;
+        eventually("the cluster hears of it", async || {
+            let heard = cluster.heard("service/undeployed");
+            heard.iter().any(|said| said["nsip"] == nsip)
+        })
+        .await;
+        eventually("it is forgotten", async || {
+            kept(&again.state_dir) == json!([])
+        })
+        .await;
+        again.node.purge().await;
+    });
+}
+
+#[test]
 fn a_job_without_an_instance_is_followed_from_the_first_dial_on() {
     isolated(async || {
         let _broker = Broker::start().await;

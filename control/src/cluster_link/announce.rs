@@ -10,6 +10,7 @@ use protocol::mqtt::TableQueryResult;
 use protocol::pacing::jittered;
 
 use crate::forwarding::Pair;
+use crate::state::Departure;
 
 /// How long a departure is repeated where nobody confirms it (a reference cluster never does).
 const DEPARTURE_REPEATED: Duration = Duration::from_secs(600);
@@ -90,6 +91,8 @@ impl Announcements {
             present.due = now;
         }
         for gone in self.gone.values_mut() {
+            // While there was no connection nobody could hear it.
+            gone.until = now + DEPARTURE_REPEATED;
             gone.wait = FIRST_WAIT;
             gone.owed = 2;
             gone.due = now;
@@ -169,6 +172,16 @@ impl Announcements {
     /// Instances here.
     pub fn present(&self) -> impl Iterator<Item = &Instance> {
         self.present.keys()
+    }
+
+    /// Instances that left, which the cluster may still show.
+    pub fn departures(&self) -> impl Iterator<Item = Departure> {
+        self.gone.iter().map(|((job, number), gone)| Departure {
+            job: job.clone(),
+            number: *number,
+            v4: gone.namespace.v4,
+            v6: gone.namespace.v6,
+        })
     }
 
     /// Whether the cluster has shown that it knows the instance to be here.
@@ -262,6 +275,19 @@ mod tests {
         assert_eq!(announcements.unconfirmed(), 0);
         announcements.leave(("a.b.c.d".into(), 0), pair(), now);
         assert!(announcements.due(now + DEPARTURE_REPEATED).is_empty());
+    }
+
+    #[test]
+    fn a_departure_outlives_an_outage_of_any_length() {
+        let mut announcements = Announcements::default();
+        let now = Instant::now();
+        announcements.leave(("a.b.c.d".into(), 0), pair(), now);
+        let after = now + 10 * DEPARTURE_REPEATED;
+        announcements.repeat_all(after);
+        assert_eq!(announcements.due(after).len(), 1);
+        assert_eq!(announcements.departures().count(), 1);
+        assert!(announcements.due(after + DEPARTURE_REPEATED).is_empty());
+        assert_eq!(announcements.departures().count(), 0);
     }
 
     #[test]

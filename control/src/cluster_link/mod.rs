@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::dns::Names;
 use crate::forwarding::{Forwarding, Pair};
+use crate::state::Departure;
 use feed::{Feed, Signals};
 pub use session::{Broker, give_back};
 
@@ -74,6 +75,9 @@ pub struct LinkStatus {
     pub jobs: Vec<String>,
     /// Announcements that the cluster has not confirmed.
     pub unconfirmed: usize,
+    /// Of these, instances that left.
+    #[serde(skip)]
+    pub departures: Vec<Departure>,
     /// The Instance IPs of the node's own processes, if the cluster gives any.
     pub host_instance: Option<String>,
 }
@@ -105,7 +109,7 @@ impl Sequence {
 pub struct ClusterLink {
     commands: mpsc::UnboundedSender<Command>,
     status: Arc<Mutex<LinkStatus>>,
-    interests_changed: Arc<Notify>,
+    kept_changed: Arc<Notify>,
     tasks: [tokio::task::JoinHandle<()>; 2],
 }
 
@@ -115,18 +119,19 @@ impl Drop for ClusterLink {
             task.abort();
         }
         // Whoever keeps the list finds that there is none any more.
-        self.interests_changed.notify_one();
+        self.kept_changed.notify_one();
     }
 }
 
 impl ClusterLink {
-    /// Links to a broker; `interests` are the jobs that an earlier run followed.
+    /// Links to a broker; `interests` are the jobs that an earlier run followed, `departures` what it had still to say.
     pub fn start(
         broker: Broker,
         forwarding: Arc<dyn Forwarding>,
         sequence: Arc<Sequence>,
         names: Arc<Names>,
         interests: &[String],
+        departures: &[Departure],
     ) -> Self {
         // What another link knew it followed for itself.
         names.clear();
@@ -136,9 +141,10 @@ impl ClusterLink {
             since: Some(crate::state::now()),
             broker: Some(format!("{} port {}", broker.host, broker.port)),
             jobs: interests.to_vec(),
+            departures: departures.to_vec(),
             ..LinkStatus::default()
         }));
-        let (renew, interests_changed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (renew, kept_changed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let mut feed = Feed::new(
             &broker,
             forwarding,
@@ -147,11 +153,14 @@ impl ClusterLink {
             Arc::clone(&status),
             Signals {
                 renew: Arc::clone(&renew),
-                interests_changed: Arc::clone(&interests_changed),
+                kept_changed: Arc::clone(&kept_changed),
             },
         );
         for job in interests {
             feed.follow(job);
+        }
+        for departure in departures {
+            feed.depart(departure);
         }
         let tasks = [
             tokio::spawn(session::keep(broker, events, renew)),
@@ -160,14 +169,14 @@ impl ClusterLink {
         Self {
             commands,
             status,
-            interests_changed,
+            kept_changed,
             tasks,
         }
     }
 
-    /// Notified when jobs were added to those that are followed, or taken away.
-    pub fn interests_changes(&self) -> Arc<Notify> {
-        Arc::clone(&self.interests_changed)
+    /// Notified when the state file is to keep other interests or departures.
+    pub fn kept_changes(&self) -> Arc<Notify> {
+        Arc::clone(&self.kept_changed)
     }
 
     pub fn tell(&self, command: Command) {

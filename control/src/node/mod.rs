@@ -343,11 +343,12 @@ impl Node {
         // Whoever waited meanwhile is served by this one write: fifty deploys at once do not wait for fifty.
         let included = self.changes.load(Ordering::SeqCst);
         let state = {
-            let followed = self.link().map(|link| link.status().jobs);
+            let link = self.link().map(|link| link.status());
             let mut inner = self.inner();
             inner.state.seq = self.sequence.latest();
-            if let Some(followed) = followed {
-                inner.state.interests = followed;
+            if let Some(link) = link {
+                inner.state.interests = link.jobs;
+                inner.state.departures = link.departures;
             }
             inner.state.clone()
         };

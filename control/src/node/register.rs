@@ -148,7 +148,10 @@ impl Node {
         let deadline = Instant::now() + patience;
         let broker = broker(&self.options.net, identity)?;
         let endpoint = self.endpoint_by(deadline).await?;
-        let interests = self.inner().state.interests.clone();
+        let (interests, departures) = {
+            let state = &self.inner().state;
+            (state.interests.clone(), state.departures.clone())
+        };
         let link = {
             let mut slot = self.link.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(link) = &*slot {
@@ -160,8 +163,9 @@ impl Node {
                     Arc::clone(&self.sequence),
                     Arc::clone(&self.names),
                     &interests,
+                    &departures,
                 ));
-                self.keep_task(tokio::spawn(remember_interests(
+                self.keep_task(tokio::spawn(remember(
                     Arc::downgrade(self),
                     Arc::downgrade(&link),
                 )));
@@ -285,13 +289,13 @@ impl Node {
     }
 }
 
-/// Keeps the state file's list of followed jobs, so that a restart follows them without waiting for a packet: those of
-/// an established flow ask for nothing.
-async fn remember_interests(node: Weak<Node>, link: Weak<ClusterLink>) {
+/// Keeps the state file's lists of followed jobs, so that a restart follows them without waiting for a packet (those of
+/// an established flow ask for nothing), and of departures that the cluster has yet to hear of.
+async fn remember(node: Weak<Node>, link: Weak<ClusterLink>) {
     loop {
         {
             // An idle link must not be kept from ending.
-            let Some(changed) = link.upgrade().map(|link| link.interests_changes()) else {
+            let Some(changed) = link.upgrade().map(|link| link.kept_changes()) else {
                 return;
             };
             changed.notified().await;

@@ -27,6 +27,7 @@ use super::session::{Broker, SessionEvent};
 use super::{Command, LinkStatus, Sequence, loads};
 use crate::dns::Names;
 use crate::forwarding::{Forwarding, JobRoutes, Pair};
+use crate::state::Departure;
 use interests::Followed;
 
 const SUBNET_REPEAT: Duration = Duration::from_secs(2);
@@ -46,8 +47,8 @@ struct SubnetWaiter {
 pub(super) struct Signals {
     /// A new connection is wanted.
     pub renew: Arc<Notify>,
-    /// Other jobs are followed than before.
-    pub interests_changed: Arc<Notify>,
+    /// Other jobs are followed than before, or other departures are to be said.
+    pub kept_changed: Arc<Notify>,
 }
 
 pub(super) struct Feed {
@@ -202,8 +203,24 @@ impl Feed {
         {
             status.jobs = self.jobs.keys().cloned().collect();
             status.jobs.sort_unstable();
-            self.signals.interests_changed.notify_one();
+            self.signals.kept_changed.notify_one();
         }
+        if !self
+            .announcements
+            .departures()
+            .eq(status.departures.iter().cloned())
+        {
+            status.departures = self.announcements.departures().collect();
+            self.signals.kept_changed.notify_one();
+        }
+    }
+
+    /// What an earlier run had still to say.
+    pub(super) fn depart(&mut self, departure: &Departure) {
+        let namespace = Pair::new(departure.v4, departure.v6);
+        let instance = (departure.job.clone(), departure.number);
+        self.announcements
+            .leave(instance, namespace, Instant::now());
     }
 
     fn command(&mut self, command: Command) {
