@@ -332,9 +332,11 @@ fn a_job_without_an_instance_is_followed_from_the_first_dial_on() {
             "followed"
         );
         assert!(world.recorder.jobs.lock().unwrap().is_empty());
-        let mut tables = cluster.tables.lock().unwrap();
-        tables.insert("a.b.c.d".into(), placed);
-        drop(tables);
+        cluster
+            .tables
+            .lock()
+            .unwrap()
+            .insert("a.b.c.d".into(), placed);
         let routes = || world.recorder.jobs.lock().unwrap().get("a.b.c.d").cloned();
         eventually("its first instance is seen", async || {
             cluster.changed("a.b.c.d", "DEPLOYMENT");
