@@ -2,8 +2,9 @@
 //! background and again when a signature does not fit (the generator may have a new key).
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use protocol::root_http::PublicKey;
 use serde::Deserialize;
@@ -32,7 +33,13 @@ pub(crate) enum TokenError {
 struct Claims {
     #[serde(default)]
     file_access_token: Option<bool>,
+    /// From when on it is valid (RFC 7519 section 4.1.5), seconds of Unix time.
+    #[serde(default)]
+    nbf: Option<f64>,
 }
+
+/// So much may the generator's clock run before ours, seconds: its tokens are used as soon as they are made.
+const AHEAD: f64 = 60.0;
 
 /// Checks tokens.
 pub(crate) struct Verifier {
@@ -150,8 +157,14 @@ fn decode(token: &str, key: &DecodingKey) -> Result<Claims, jsonwebtoken::errors
     let mut rules = Validation::new(Algorithm::RS256);
     rules.required_spec_claims.clear();
     rules.validate_aud = false;
-    rules.validate_nbf = true;
     // A token ends when it says so; the crate would let it live a minute longer.
     rules.leeway = 0;
-    jsonwebtoken::decode::<Claims>(token, key, &rules).map(|data| data.claims)
+    let claims = jsonwebtoken::decode::<Claims>(token, key, &rules)?.claims;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64());
+    match claims.nbf {
+        Some(from) if from > now + AHEAD => Err(ErrorKind::ImmatureSignature.into()),
+        _ => Ok(claims),
+    }
 }
