@@ -96,32 +96,43 @@ pub async fn public_address(
             if route.source.is_some() {
                 return Ok(route.source);
             }
-            if let Some(address) = usable(netlink, route.interface, v6).await? {
+            if let Some(address) = usable(netlink, route.interface, v6, route.gateway).await? {
                 return Ok(Some(address));
             }
         }
     }
     match only {
         // An interface that was named counts even without a default route.
-        Some(index) => match usable(netlink, index, false).await? {
-            None => usable(netlink, index, true).await,
+        Some(index) => match usable(netlink, index, false, None).await? {
+            None => usable(netlink, index, true, None).await,
             found => Ok(found),
         },
         None => Ok(None),
     }
 }
 
+/// Of several addresses the one that the kernel sends from towards the gateway: peers take datagrams from no other.
 async fn usable(
     netlink: &Netlink,
     interface: u32,
     v6: bool,
+    gateway: Option<IpAddr>,
 ) -> Result<Option<IpAddr>, NetlinkError> {
-    Ok(netlink
+    let addresses: Vec<IpAddr> = netlink
         .global_addresses(interface)
         .await?
         .into_iter()
         .map(|(address, _)| address)
-        .find(|address| address.is_ipv6() == v6))
+        .filter(|address| address.is_ipv6() == v6)
+        .collect();
+    if let (Some(gateway), [_, _, ..]) = (gateway, &addresses[..])
+        && let Ok(Some(route)) = netlink.route_to(gateway).await
+        && let Some(source) = route.source
+        && addresses.contains(&source)
+    {
+        return Ok(Some(source));
+    }
+    Ok(addresses.first().copied())
 }
 
 /// Name of the interface of the default route.

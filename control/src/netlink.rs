@@ -116,12 +116,13 @@ impl Link {
     }
 }
 
-/// A default route: its metric, interface and preferred source.
+/// A default route: its metric, interface, preferred source and gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DefaultRoute {
     pub metric: u32,
     pub interface: u32,
     pub source: Option<IpAddr>,
+    pub gateway: Option<IpAddr>,
 }
 
 /// The route to one host.
@@ -413,12 +414,14 @@ impl Netlink {
                     metric: 0,
                     interface: 0,
                     source: None,
+                    gateway: None,
                 };
                 for attribute in &message.attributes {
                     match attribute {
                         RouteAttribute::Oif(index) => found.interface = *index,
                         RouteAttribute::Priority(metric) => found.metric = *metric,
                         RouteAttribute::PrefSource(address) => found.source = address_of(address),
+                        RouteAttribute::Gateway(address) => found.gateway = address_of(address),
                         _ => {}
                     }
                 }
