@@ -45,7 +45,7 @@ struct Arguments {
     /// A first look, in less than three minutes (the default)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// For figures that are kept: hours
+    /// For figures that are kept: an hour or two
     #[arg(long)]
     full: bool,
     /// Cases to run; all of the mode's if none is named
