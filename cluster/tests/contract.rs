@@ -8,10 +8,8 @@
 
 mod support;
 
-use std::process::Command;
-
 use serde_json::json;
-use support::{APP, Bench, announcement, count, eventually, job};
+use support::{APP, Bench, announcement, cli, count, eventually, job};
 
 #[tokio::test]
 async fn a_deployment_is_pulled_from_the_root_and_answered_by_name_and_address() {
@@ -227,20 +225,9 @@ async fn what_a_node_lists_is_never_answered_again() {
     let listed = ["10.18.0.0", "10.18.0.64", "10.18.0.128"];
     assert_eq!(ask(&listed).await["address"], "10.18.0.192");
     let key = "{oak:cluster:c1}:node:subnets:n1";
-    let output = Command::new("redis-cli")
-        .args([
-            "-p",
-            &bench.redis_port.to_string(),
-            "LRANGE",
-            key,
-            "0",
-            "-1",
-        ])
-        .output()
-        .unwrap();
     assert_eq!(
-        String::from_utf8(output.stdout).unwrap(),
-        "10.18.0.0 fc00::\n10.18.0.64 fc00::100\n10.18.0.128 fc00::200\n10.18.0.192 fc00::300\n"
+        cli(bench.redis_port, &format!("LRANGE {key} 0 -1")),
+        "10.18.0.0 fc00::\n10.18.0.64 fc00::100\n10.18.0.128 fc00::200\n10.18.0.192 fc00::300"
     );
 }
 
@@ -357,15 +344,10 @@ async fn undeployed_withdraws_the_instance_here_and_at_the_root() {
         .await;
     assert_eq!(update, json!({"type": "UNDEPLOYMENT"}));
     assert_eq!(count(&stranger.query(APP, "").await), 0);
-    let told = eventually("the root hears of it", async || {
-        let calls = bench
-            .root
-            .calls("POST", "/api/net/service/net_deploy_status");
-        calls
-            .into_iter()
-            .find(|call| call.body["instances"][0]["status"] == "UNDEPLOYED")
-    })
-    .await;
+    let told = bench
+        .root
+        .reported(|instances| instances[0]["status"] == "UNDEPLOYED")
+        .await;
     assert_eq!(
         told.body["instances"][0],
         json!({"instance_number": 0, "namespace_ip": null, "namespace_ip_v6": null,
@@ -390,15 +372,10 @@ async fn an_instance_of_one_family_is_reported_whole() {
         json!({"instance_number": 1, "namespace_ip": null, "namespace_ip_v6": "fc00::3",
             "host_ip": "192.0.2.10", "host_port": 50103}),
     ] {
-        eventually("the root hears of it", async || {
-            let calls = bench
-                .root
-                .calls("POST", "/api/net/service/net_deploy_status");
-            calls
-                .into_iter()
-                .find(|call| call.body["instances"] == json!([expected]))
-        })
-        .await;
+        bench
+            .root
+            .reported(|instances| *instances == json!([expected]))
+            .await;
     }
 }
 
@@ -419,15 +396,10 @@ async fn deleting_a_deployment_undeploys_and_forgets() {
     for _ in 0..2 {
         assert_eq!(bench.http.delete(&path).send().await.unwrap().status(), 200);
     }
-    eventually("withdrawn at the root", async || {
-        let calls = bench
-            .root
-            .calls("POST", "/api/net/service/net_deploy_status");
-        calls
-            .into_iter()
-            .find(|call| call.body["instances"][0]["status"] == "UNDEPLOYED")
-    })
-    .await;
+    bench
+        .root
+        .reported(|instances| instances[0]["status"] == "UNDEPLOYED")
+        .await;
     bench
         .root
         .called("DELETE", &format!("/api/net/interest/{APP}"))
@@ -490,15 +462,10 @@ async fn a_node_that_moves_is_found_at_its_new_address() {
     let answer = node.query(APP, "").await;
     assert_eq!(answer["instance_list"][0]["host_ip"], "2001:db8::7");
     assert_eq!(answer["instance_list"][0]["host_port"], 50200);
-    eventually("the root hears of it", async || {
-        let calls = bench
-            .root
-            .calls("POST", "/api/net/service/net_deploy_status");
-        calls
-            .into_iter()
-            .find(|call| call.body["instances"][0]["host_ip"] == "2001:db8::7")
-    })
-    .await;
+    bench
+        .root
+        .reported(|instances| instances[0]["host_ip"] == "2001:db8::7")
+        .await;
     // A reference node names the application alone; another node's instances are not meant.
     let other = bench.node("n2").await;
     let moved = json!({"appname": "app1", "instance_number": 0, "host_ip": "192.0.2.77", "host_port": "50103"});

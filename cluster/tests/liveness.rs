@@ -30,15 +30,10 @@ async fn a_node_whose_will_is_published_is_withdrawn_and_comes_back() {
     watcher
         .sees("withdrawn", APP, |answer| count(answer) == 0)
         .await;
-    eventually("the root hears of it", async || {
-        let calls = bench
-            .root
-            .calls("POST", "/api/net/service/net_deploy_status");
-        calls
-            .into_iter()
-            .find(|call| call.body["instances"][0]["status"] == "UNDEPLOYED")
-    })
-    .await;
+    bench
+        .root
+        .reported(|instances| instances[0]["status"] == "UNDEPLOYED")
+        .await;
     let node = bench.node("n1").await;
     node.status(true).await;
     node.deployed(APP, 0, 2).await;
@@ -71,15 +66,10 @@ async fn a_silent_node_comes_back_with_its_instances() {
         .sees("the other is back", APP, |answer| count(answer) == 1)
         .await;
     assert_eq!(answer["instance_list"][0]["instance_number"], 0);
-    eventually("the root hears of it", async || {
-        let calls = bench
-            .root
-            .calls("POST", "/api/net/service/net_deploy_status");
-        calls
-            .into_iter()
-            .find(|call| call.body["instances"][0]["namespace_ip"] == "10.18.0.2")
-    })
-    .await;
+    bench
+        .root
+        .reported(|instances| instances[0]["namespace_ip"] == "10.18.0.2")
+        .await;
 }
 
 #[tokio::test]

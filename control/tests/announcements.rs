@@ -326,11 +326,11 @@ fn a_job_without_an_instance_is_followed_from_the_first_dial_on() {
             world.recorder.unresolvable.lock().unwrap().len() == 3
         })
         .await;
-        assert_eq!(
-            world.node.status().await.link.jobs,
-            ["a.b.c.d", "e.b.c.d"],
-            "followed"
-        );
+        // Said a moment after the refusals.
+        eventually("both jobs are followed, and no other", async || {
+            world.node.status().await.link.jobs == ["a.b.c.d", "e.b.c.d"]
+        })
+        .await;
         assert!(world.recorder.jobs.lock().unwrap().is_empty());
         cluster
             .tables

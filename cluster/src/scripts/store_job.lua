@@ -3,6 +3,11 @@
 -- -> 'older' | 'stored' | 'forgotten'
 local job, ticket = ARGV[1], tonumber(ARGV[2])
 local key = P .. 'job:' .. job
+local function announce(epoch, revision)
+  if ARGV[10] == '' then return end
+  owe('announce:' .. job, ARGV[10])
+  redis.call('HSET', key, 'told', epoch .. ' ' .. revision)
+end
 local held = redis.call('HMGET', key, 'ticket', 'epoch', 'revision', 'addresses')
 if held[1] then
   local older
@@ -13,10 +18,7 @@ if held[1] then
   end
   if older then
     -- The announcement is owed all the same: the copy that we hold is newer than what it told of.
-    if ARGV[10] ~= '' then
-      owe('announce:' .. job, ARGV[10])
-      redis.call('HSET', key, 'told', held[2] .. ' ' .. held[3])
-    end
+    announce(held[2], held[3])
     return 'older'
   end
   ticket = math.max(ticket, tonumber(held[1]))
@@ -61,9 +63,6 @@ if forgotten then
   -- The root dropped our interest after it had answered this: ask once more.
   if tonumber(forgotten) > ticket then owe('refresh:' .. job, '') end
 end
-if ARGV[10] ~= '' then
-  owe('announce:' .. job, ARGV[10])
-  redis.call('HSET', key, 'told', ARGV[5] .. ' ' .. ARGV[6])
-end
+announce(ARGV[5], ARGV[6])
 if (dropped or ARGV[11] == '1') and forget_if_unused(job) then return 'forgotten' end
 return 'stored'

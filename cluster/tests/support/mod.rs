@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 pub use bench::Bench;
 pub use node::{Node, announcement, count};
 pub use root::{Call, Mood, Root, job};
-pub use servers::{Folder, Process, certificates, folder, free_port, mosquitto, redis};
+pub use servers::{Folder, Process, certificates, cli, folder, free_port, mosquitto, redis};
 
 /// The job that most tests are about.
 pub const APP: &str = "app1.test.server.test";

@@ -100,6 +100,16 @@ impl Root {
         })
         .await
     }
+
+    /// Waits for a status of instances like this.
+    pub async fn reported(&self, is_it: impl Fn(&Value) -> bool) -> Call {
+        eventually("the root hears of it", async || {
+            self.calls("POST", "/api/net/service/net_deploy_status")
+                .into_iter()
+                .find(|call| is_it(&call.body["instances"]))
+        })
+        .await
+    }
 }
 
 async fn answer(

@@ -24,6 +24,16 @@ pub fn mosquitto(port: u16, folder: &Path) -> Process {
     servers::mosquitto(port, folder, &settings).unwrap()
 }
 
+/// What redis-cli says to words with a space between, without the line's end.
+pub fn cli(port: u16, words: &str) -> String {
+    let output = Command::new("redis-cli")
+        .args(["-p", &port.to_string()])
+        .args(words.split(' '))
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 fn openssl(folder: &Path, arguments: &str) {
     let output = Command::new("openssl")
         .args(arguments.split(' '))

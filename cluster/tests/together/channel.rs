@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Process, eventually, folder, free_port};
+use crate::support::{Process, cli, eventually, folder, free_port};
 use crate::world::{AGREEMENT, Worker, World};
 
 /// Passes everything on but messages that name a job, as long as it is told to drop them.
@@ -92,15 +92,6 @@ async fn a_message_that_is_dropped_in_between_is_made_up_for() {
         world.job(1).await.unwrap()["instance_list"][0]["draining"],
         true
     );
-}
-
-fn cli(port: u16, words: &str) -> String {
-    let output = std::process::Command::new("redis-cli")
-        .args(["-p", &port.to_string()])
-        .args(words.split(' '))
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 struct Server {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::support::{Process, count, eventually, folder, free_port};
+use crate::support::{Process, cli, count, eventually, folder, free_port};
 use crate::world::{AGREEMENT, World, name};
 
 fn server(port: u16, folder: &Path, more: &[&str]) -> Process {
@@ -25,15 +25,6 @@ fn server(port: u16, folder: &Path, more: &[&str]) -> Process {
     .unwrap()
 }
 
-fn cli(port: u16, words: &[&str]) -> String {
-    let output = Command::new("redis-cli")
-        .args(["-p", &port.to_string()])
-        .args(words)
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_to_a_replica_that_missed_writes_ends_in_agreement() {
     let folder = folder();
@@ -52,32 +43,23 @@ async fn a_failover_to_a_replica_that_missed_writes_ends_in_agreement() {
     let mut replica = server(replica_port, folder.path(), &follow);
     let _sentinel = server(sentinel_port, folder.path(), &["--sentinel"]);
     eventually("all answer", async || {
-        let well = |port| cli(port, &["PING"]) == "PONG";
+        let well = |port| cli(port, "PING") == "PONG";
         [master_port, replica_port, sentinel_port]
             .into_iter()
             .all(well)
             .then_some(())
     })
     .await;
-    cli(
-        sentinel_port,
-        &[
-            "SENTINEL",
-            "MONITOR",
-            "main",
-            "127.0.0.1",
-            &master_text,
-            "1",
-        ],
-    );
+    let watch = format!("SENTINEL MONITOR main 127.0.0.1 {master_port} 1");
+    cli(sentinel_port, &watch);
     for (name, value) in [
         ("down-after-milliseconds", "500"),
         ("failover-timeout", "3000"),
     ] {
-        cli(sentinel_port, &["SENTINEL", "SET", "main", name, value]);
+        cli(sentinel_port, &format!("SENTINEL SET main {name} {value}"));
     }
     eventually("the sentinel knows the replica", async || {
-        let known = cli(sentinel_port, &["SENTINEL", "REPLICAS", "main"]);
+        let known = cli(sentinel_port, "SENTINEL REPLICAS main");
         known.contains(&replica_port.to_string()).then_some(())
     })
     .await;
@@ -93,7 +75,7 @@ async fn a_failover_to_a_replica_that_missed_writes_ends_in_agreement() {
     world.agree(1, &[(0, &worker)], &asker, until).await;
     let before = world.job(1).await.unwrap();
     eventually("the replica has it", async || {
-        let revision = |port| cli(port, &["GET", "{oak:root}:revision"]);
+        let revision = |port| cli(port, "GET {oak:root}:revision");
         (revision(replica_port) == revision(master_port)).then_some(())
     })
     .await;
@@ -113,7 +95,7 @@ async fn a_failover_to_a_replica_that_missed_writes_ends_in_agreement() {
     master.kill();
     replica = server(replica_port, folder.path(), &follow);
     eventually("the replica is the master", async || {
-        cli(replica_port, &["ROLE"])
+        cli(replica_port, "ROLE")
             .starts_with("master")
             .then_some(())
     })
