@@ -1,7 +1,6 @@
 //! A replica that missed writes becomes the master: what was lost is lost, and nobody goes on as if it were not.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::support::{Process, cli, count, eventually, folder, free_port};
@@ -10,19 +9,7 @@ use crate::world::{AGREEMENT, World, name};
 fn server(port: u16, folder: &Path, more: &[&str]) -> Process {
     let dir = folder.join(format!("server-{port}"));
     std::fs::create_dir_all(&dir).unwrap();
-    let config = dir.join("redis.conf");
-    if !config.exists() {
-        std::fs::write(&config, "save \"\"\n").unwrap();
-    }
-    Process::start(
-        Command::new("redis-server")
-            .arg(config)
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"])
-            .arg(&dir)
-            .args(more)
-            .stdout(Stdio::null()),
-    )
-    .unwrap()
+    servers::redis_with_file(port, &dir, more).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

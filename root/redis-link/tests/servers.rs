@@ -6,7 +6,6 @@
     reason = "an unwrap in a test is an assertion, in what the tests share too"
 )]
 
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use redis_link::{Event, Link, LinkError, Script, Target};
@@ -47,21 +46,8 @@ impl Server {
     }
 
     async fn again(&mut self) {
-        // Sentinel writes to its configuration file, so there must be one.
-        let config = self.folder.file("redis.conf");
-        if !config.exists() {
-            std::fs::write(&config, "save \"\"\n").unwrap();
-        }
-        let process = Process::start(
-            Command::new("redis-server")
-                .arg(&config)
-                .args(["--port", &self.port.to_string()])
-                .args(["--bind", "127.0.0.1", "--dir"])
-                .arg(self.folder.path())
-                .args(&self.args)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null()),
-        );
+        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        let process = servers::redis_with_file(self.port, self.folder.path(), &args);
         self.process = Some(process.expect("redis-server is installed"));
         let link = self.link();
         until("the server answers", async || link.ping().await.ok()).await;

@@ -200,6 +200,27 @@ pub fn redis(port: u16, folder: &Path, more: &[&str]) -> io::Result<Process> {
     )
 }
 
+/// Starts a Redis server with a configuration file in the folder, where Sentinel keeps what it learns; it saves nothing
+/// by itself, and does not answer yet.
+///
+/// # Errors
+/// When the file cannot be written, or the server not be started.
+pub fn redis_with_file(port: u16, folder: &Path, more: &[&str]) -> io::Result<Process> {
+    let config = folder.join("redis.conf");
+    if !config.exists() {
+        std::fs::write(&config, "save \"\"\n")?;
+    }
+    Process::start(
+        Command::new("redis-server")
+            .arg(config)
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"])
+            .arg(folder)
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    )
+}
+
 /// Starts a Mosquitto with these settings after those of its listener; it does not answer yet.
 ///
 /// # Errors
