@@ -24,7 +24,7 @@ use crate::observe::capture::CapturePort;
 use crate::pipeline::{Settings, catch};
 use crate::tables::Tables;
 use crate::uplink::{Beside, EthdevUplink, Uplink};
-use crate::worker::{Neighbour, Worker};
+use crate::worker::{self, Neighbour, Worker};
 
 /// Frames of each worker's mapped receive ring, 2 KB each.
 const RING_FRAMES: u32 = 4096;
@@ -359,10 +359,10 @@ impl Dataplane {
             .zip(links.iter().zip(plugs));
         for (n, (((((access, uplink), host), inbox), waiter), (link, changes))) in parts.enumerate()
         {
-            waiter.add(access.fd())?;
-            waiter.add(host.fd())?;
+            waiter.add(access.fd(), worker::ACCESS)?;
+            waiter.add(host.fd(), worker::HOST)?;
             for fd in uplink.fds() {
-                waiter.add(fd)?;
+                waiter.add(fd, worker::UPLINK)?;
             }
             let worker = Worker {
                 settings: Settings {

@@ -477,11 +477,18 @@ pub(crate) fn event_take(fd: BorrowedFd<'_>) {
     unsafe { libc::read(fd.as_raw_fd(), (&raw mut count).cast(), 8) };
 }
 
-/// `waker` marks the descriptor that [`epoll_wait`] reports apart.
-pub(crate) fn epoll_add(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>, waker: bool) -> io::Result<()> {
+/// Of the descriptor that ends waits; others have their group's bit.
+const WAKER: u64 = 1 << 63;
+
+/// Without a group it is the descriptor that [`epoll_wait`] reports apart.
+pub(crate) fn epoll_add(
+    epoll: BorrowedFd<'_>,
+    fd: BorrowedFd<'_>,
+    group: Option<crate::Ready>,
+) -> io::Result<()> {
     let mut event = libc::epoll_event {
         events: libc::EPOLLIN as u32,
-        u64: u64::from(waker),
+        u64: group.map_or(WAKER, |group| group.bits().into()),
     };
     // SAFETY: the kernel reads one event.
     let result = unsafe {
@@ -526,10 +533,11 @@ pub(crate) fn epoll_wait(
     };
     let mut woken = crate::Woken::default();
     for event in &events[..count.min(EVENTS)] {
-        if { event.u64 } == 1 {
-            woken.woken = true;
-        } else {
-            woken.ready = true;
+        // Of a packed structure: a copy, no reference.
+        let tag = event.u64;
+        match tag {
+            WAKER => woken.woken = true,
+            group => woken.ready = woken.ready.with(group as u32),
         }
     }
     Ok(woken)
