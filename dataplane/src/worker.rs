@@ -504,32 +504,27 @@ impl Worker {
 
             pipeline.output.flush();
             tables.quiescence.pass(me);
-            let sleeps = uplink_sleeps && pipeline.output.access.has_descriptors();
-            let waits = idle == Idle::Backoff && sleeps;
             if work > 0 {
                 empty_rounds = 0;
                 worked_since = Some(cycles);
-                if work > FEW || !waits {
+                if work > FEW {
                     ready = Ready::ALL;
-                    continue;
                 }
-            } else {
-                empty_rounds += 1;
-                if idle == Idle::Spin {
-                    continue;
-                }
-                let enough = match sleeps {
-                    true => EMPTY_ROUNDS,
-                    false => EMPTY_ROUNDS_BEFORE_NAP,
-                };
-                if empty_rounds < enough && ready == Ready::ALL {
-                    // Where there are few cores, whom the last packet woke may wait for this one.
-                    std::thread::yield_now();
-                    continue;
-                }
+                continue;
             }
-            if let Some(since) = worked_since.take() {
-                counters.time.spend(dpdk::cycles().saturating_sub(since));
+            empty_rounds += 1;
+            if idle == Idle::Spin {
+                continue;
+            }
+            let sleeps = uplink_sleeps && pipeline.output.access.has_descriptors();
+            let enough = match sleeps {
+                true => EMPTY_ROUNDS,
+                false => EMPTY_ROUNDS_BEFORE_NAP,
+            };
+            if empty_rounds < enough {
+                // Where there are few cores, whom the last packet woke may wait for this one.
+                std::thread::yield_now();
+                continue;
             }
 
             // Nothing to do: sleep until a port or another worker has something.
@@ -550,7 +545,7 @@ impl Worker {
                         tick.map_or(patience, |ms| patience.min(Duration::from_millis(ms)));
                     let woken = self.waiter.wait(Some(patience));
                     ready = match woken {
-                        Ok(woken) if waits => woken.ready,
+                        Ok(woken) if sleeps => woken.ready,
                         // A failing wait only means one more empty round.
                         _ => Ready::ALL,
                     };
