@@ -24,7 +24,7 @@ use crate::observe::capture::CapturePort;
 use crate::pipeline::{Settings, catch};
 use crate::tables::Tables;
 use crate::uplink::{Beside, EthdevUplink, Uplink};
-use crate::worker::{self, Neighbour, Worker};
+use crate::worker::{Neighbour, Worker};
 
 /// Frames of each worker's mapped receive ring, 2 KB each.
 const RING_FRAMES: u32 = 4096;
@@ -359,10 +359,10 @@ impl Dataplane {
             .zip(links.iter().zip(plugs));
         for (n, (((((access, uplink), host), inbox), waiter), (link, changes))) in parts.enumerate()
         {
-            waiter.add(access.fd(), worker::ACCESS)?;
-            waiter.add(host.fd(), worker::HOST)?;
+            waiter.add(access.fd())?;
+            waiter.add(host.fd())?;
             for fd in uplink.fds() {
-                waiter.add(fd, worker::UPLINK)?;
+                waiter.add(fd)?;
             }
             let worker = Worker {
                 settings: Settings {

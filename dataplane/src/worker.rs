@@ -6,7 +6,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 
 use dpdk::{Burst, Mbuf, Mempool, RingReceiver, RingSender};
-use kernel_port::{Ready, TapPort, Waiter, Waker};
+use kernel_port::{TapPort, Waiter, Waker};
 use net::address::Address;
 use net::ethernet::Mac;
 
@@ -30,16 +30,8 @@ const BURST: usize = 64;
 /// While others keep the worker busy, an empty TAP is asked again after so many µs: asking takes a system call, which
 /// costs as much as several packets.
 const HOST_US: u64 = 50;
-/// Groups of descriptors that a worker waits for.
-pub const ACCESS: Ready = Ready::group(0);
-/// The uplink's.
-pub const UPLINK: Ready = Ready::group(1);
-/// The host port's.
-pub const HOST: Ready = Ready::group(2);
-
-/// Empty rounds before a worker that may sleep does, after one with much to do. Each is a system call per port, so more
-/// of them are most of what a packet costs that is not one of many (measured at 30,000 packets a second: 16 rounds cost
-/// 6 us of 16, and spared no round trip anything). After a round with a few packets the wait itself says where more is.
+/// Empty rounds before a worker that may sleep does. Each is a system call per port, so more of them are most of what a
+/// lone packet costs (measured at 30,000 packets a second: 16 rounds cost 6 us of 16, and spared no round trip anything).
 const EMPTY_ROUNDS: u32 = 2;
 /// The same where no descriptor wakes it, and it naps: what comes meanwhile waits for the nap to end.
 const EMPTY_ROUNDS_BEFORE_NAP: u32 = 16;
@@ -370,8 +362,6 @@ impl Worker {
         let (mut next_host, mut next_beside) = (0, 0);
         let mut empty_rounds = 0;
         let mut worked_since = None;
-        // Where the last wait saw something; a look elsewhere is a system call for nothing.
-        let mut ready = Ready::ALL;
         counters.time.begin(dpdk::cycles());
         tables.quiescence.wake(me);
         while !self.stop.load(Ordering::Relaxed) {
@@ -435,11 +425,9 @@ impl Worker {
 
             // Other nodes.
             let Ports { uplink, eye, .. } = &mut pipeline.output;
-            if ready.has(UPLINK) {
-                work += uplink.receive(eye.open(), BURST, &mut |received| {
-                    datagrams.push(received);
-                });
-            }
+            work += uplink.receive(eye.open(), BURST, &mut |received| {
+                datagrams.push(received);
+            });
             if cycles >= next_beside {
                 let came = uplink.look_beside(eye.open(), BURST, &mut |received| {
                     datagrams.push(received);
@@ -475,7 +463,7 @@ impl Worker {
             }
 
             // The node itself.
-            if ready.has(HOST) && (work == 0 || cycles >= next_host) {
+            if work == 0 || cycles >= next_host {
                 let came = pipeline
                     .output
                     .host
@@ -507,9 +495,6 @@ impl Worker {
             if work > 0 {
                 empty_rounds = 0;
                 worked_since = Some(cycles);
-                if work > FEW {
-                    ready = Ready::ALL;
-                }
                 continue;
             }
             empty_rounds += 1;
@@ -543,12 +528,8 @@ impl Worker {
                     let tick = pipeline.tick_within(clock::milliseconds());
                     let patience =
                         tick.map_or(patience, |ms| patience.min(Duration::from_millis(ms)));
-                    let woken = self.waiter.wait(Some(patience));
-                    ready = match woken {
-                        Ok(woken) if sleeps => woken.ready,
-                        // A failing wait only means one more empty round.
-                        _ => Ready::ALL,
-                    };
+                    // A failing wait only means one more empty round.
+                    let _ = self.waiter.wait(Some(patience));
                 }
             }
             tables.quiescence.wake(me);

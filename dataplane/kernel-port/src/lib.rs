@@ -48,7 +48,7 @@ pub use path::path_mtu;
 pub use stats::Named;
 pub use tap::{NicTap, TapPort, TapStats};
 pub use tunnel::{PathMtu, TunnelOptions, TunnelPort, TunnelStats};
-pub use waiter::{Ready, Waiter, Waker, Woken};
+pub use waiter::{Waiter, Waker, Woken};
 pub use words::SharedWords;
 
 /// The mempools that ports receive into.

@@ -477,18 +477,11 @@ pub(crate) fn event_take(fd: BorrowedFd<'_>) {
     unsafe { libc::read(fd.as_raw_fd(), (&raw mut count).cast(), 8) };
 }
 
-/// Of the descriptor that ends waits; others have their group's bit.
-const WAKER: u64 = 1 << 63;
-
-/// Without a group it is the descriptor that [`epoll_wait`] reports apart.
-pub(crate) fn epoll_add(
-    epoll: BorrowedFd<'_>,
-    fd: BorrowedFd<'_>,
-    group: Option<crate::Ready>,
-) -> io::Result<()> {
+/// `waker` marks the descriptor that [`epoll_wait`] reports apart.
+pub(crate) fn epoll_add(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>, waker: bool) -> io::Result<()> {
     let mut event = libc::epoll_event {
         events: libc::EPOLLIN as u32,
-        u64: group.map_or(WAKER, |group| group.bits().into()),
+        u64: u64::from(waker),
     };
     // SAFETY: the kernel reads one event.
     let result = unsafe {
@@ -533,11 +526,10 @@ pub(crate) fn epoll_wait(
     };
     let mut woken = crate::Woken::default();
     for event in &events[..count.min(EVENTS)] {
-        // Of a packed structure: a copy, no reference.
-        let tag = event.u64;
-        match tag {
-            WAKER => woken.woken = true,
-            group => woken.ready = woken.ready.with(group as u32),
+        if { event.u64 } == 1 {
+            woken.woken = true;
+        } else {
+            woken.ready = true;
         }
     }
     Ok(woken)

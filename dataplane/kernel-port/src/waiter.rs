@@ -10,43 +10,11 @@ use std::time::Duration;
 use crate::KernelPortError;
 use crate::syscall;
 
-/// Groups of descriptors: who looks only into those that are readable spares a system call for each of the others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Ready(u32);
-
-impl Ready {
-    /// No group.
-    pub const NONE: Ready = Ready(0);
-    /// All groups.
-    pub const ALL: Ready = Ready(u32::MAX);
-
-    /// The group of this number, of 32.
-    #[must_use]
-    pub const fn group(number: u8) -> Ready {
-        Ready(1 << (number % 32))
-    }
-
-    /// Whether one of `groups` is among these.
-    #[must_use]
-    pub const fn has(self, groups: Ready) -> bool {
-        self.0 & groups.0 != 0
-    }
-
-    pub(crate) const fn bits(self) -> u32 {
-        self.0
-    }
-
-    pub(crate) const fn with(self, bits: u32) -> Ready {
-        Ready(self.0 | bits)
-    }
-}
-
-/// What ended a wait: nothing of both when time ran out.
+/// What ended a wait. Both are false when time ran out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Woken {
-    /// Groups with a descriptor that is readable or has an error to tell. Of very many descriptors some are left for the
-    /// next wait.
-    pub ready: Ready,
+    /// A descriptor is readable.
+    pub ready: bool,
     /// A [`Waker`] was used since the last wait.
     pub woken: bool,
 }
@@ -71,16 +39,16 @@ impl Waiter {
         let epoll = syscall::epoll().map_err(failed)?;
         let event = Arc::new(syscall::event().map_err(failed)?);
         let waiter = Waiter { epoll, event };
-        syscall::epoll_add(waiter.epoll.as_fd(), waiter.event.as_fd(), None).map_err(failed)?;
+        syscall::epoll_add(waiter.epoll.as_fd(), waiter.event.as_fd(), true).map_err(failed)?;
         Ok(waiter)
     }
 
-    /// Waits for `fd` too, until it is closed or removed, and reports it by its group.
+    /// Waits for `fd` too, until it is closed or removed.
     ///
     /// # Errors
     /// [`KernelPortError::Io`] for a descriptor that is there already or cannot be waited for.
-    pub fn add(&self, fd: BorrowedFd<'_>, group: Ready) -> Result<(), KernelPortError> {
-        syscall::epoll_add(self.epoll.as_fd(), fd, Some(group))
+    pub fn add(&self, fd: BorrowedFd<'_>) -> Result<(), KernelPortError> {
+        syscall::epoll_add(self.epoll.as_fd(), fd, false)
             .map_err(|error| KernelPortError::io("waiting for a descriptor", error))
     }
 
@@ -129,11 +97,9 @@ mod tests {
 
     const LONG: Option<Duration> = Some(Duration::from_secs(20));
     const NONE: Woken = Woken {
-        ready: Ready::NONE,
+        ready: false,
         woken: false,
     };
-    const ONE: Ready = Ready::group(1);
-    const OTHER: Ready = Ready::group(2);
 
     #[test]
     fn time_runs_out_to_the_microsecond() {
@@ -154,7 +120,7 @@ mod tests {
             move || waker.wake()
         });
         let woken = waiter.wait(LONG).unwrap();
-        assert!(woken.woken && woken.ready == Ready::NONE);
+        assert!(woken.woken && !woken.ready);
         other.join().unwrap();
         waker.wake();
         waker.wake();
@@ -166,7 +132,7 @@ mod tests {
     fn a_readable_descriptor_is_reported_until_it_is_read() {
         let waiter = Waiter::new().unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        waiter.add(socket.as_fd(), ONE).unwrap();
+        waiter.add(socket.as_fd()).unwrap();
         let to = socket.local_addr().unwrap();
         UdpSocket::bind("127.0.0.1:0")
             .unwrap()
@@ -174,30 +140,12 @@ mod tests {
             .unwrap();
         for _ in 0..2 {
             let woken = waiter.wait(LONG).unwrap();
-            assert!(woken.ready == ONE && !woken.woken);
+            assert!(woken.ready && !woken.woken);
         }
         socket.recv(&mut [0; 8]).unwrap();
         assert_eq!(waiter.wait(Some(Duration::ZERO)).unwrap(), NONE);
-        assert!(waiter.add(socket.as_fd(), ONE).is_err());
+        assert!(waiter.add(socket.as_fd()).is_err());
         waiter.remove(socket.as_fd()).unwrap();
         assert!(waiter.remove(socket.as_fd()).is_err());
-    }
-
-    #[test]
-    fn each_group_is_reported_that_has_something() {
-        let waiter = Waiter::new().unwrap();
-        let sockets = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
-        for (socket, group) in sockets.iter().zip([ONE, OTHER, OTHER]) {
-            waiter.add(socket.as_fd(), group).unwrap();
-        }
-        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut expected = Ready::NONE;
-        for (socket, group) in sockets.iter().zip([ONE, OTHER, OTHER]).rev() {
-            sender.send_to(b"x", socket.local_addr().unwrap()).unwrap();
-            expected = expected.with(group.bits());
-            assert_eq!(waiter.wait(LONG).unwrap().ready, expected);
-            assert!(expected.has(group) && Ready::ALL.has(group));
-        }
-        assert!(!Ready::NONE.has(Ready::ALL) && !ONE.has(OTHER));
     }
 }

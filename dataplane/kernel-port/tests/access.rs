@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dpdk::{L4Checksum, Mbuf, Segment};
-use kernel_port::{AccessGroup, AccessPort, AccessStats, KernelPortError, Ready, Waiter};
+use kernel_port::{AccessGroup, AccessPort, AccessStats, KernelPortError, Waiter};
 use stage::memory::pools;
 use stage::{Namespace, Numbers, bytes, until};
 
@@ -177,7 +177,7 @@ fn a_tcp_stream_crosses(node: &Node) {
         let wire = scope.spawn(|| {
             let port = &mut ports[0];
             let waiter = Waiter::new().unwrap();
-            waiter.add(port.fd(), Ready::group(0)).unwrap();
+            waiter.add(port.fd()).unwrap();
             let mut burst = Vec::new();
             while !done.load(Ordering::Acquire) {
                 port.receive(64, &mut |mbuf, from| burst.push((mbuf, from)));
