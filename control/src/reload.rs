@@ -62,6 +62,7 @@ fn differences(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("DnsResolvers", a.dns.resolvers != b.dns.resolvers),
         ("DnsIntercept", a.dns_intercept != b.dns_intercept),
         ("Dataplane.Uplink", da.uplink != db.uplink),
+        ("Dataplane.HostPort", da.host_port != db.host_port),
         ("Dataplane.Workers", da.workers != db.workers),
         ("Dataplane.Idle", da.idle != db.idle),
         ("Dataplane.HugepageMb", da.hugepage_mb != db.hugepage_mb),
