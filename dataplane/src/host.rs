@@ -6,6 +6,7 @@
 //! as the TAP's are: checksums stay unfinished and TCP in pieces of 64 KB, both ways.
 
 use std::fs::OpenOptions;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 
@@ -80,8 +81,10 @@ pub fn vhost_net() -> Result<(), String> {
 
 /// The arguments of a `virtio_user` device with an interface of this name.
 fn virtio_user(interface: &str, queues: usize) -> String {
+    // Local, and by chance as a TAP's own: without one, the driver complains.
+    let [_, a, b, c, d, e, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
     format!(
-        "net_virtio_user_host,path={VHOST_NET},iface={interface},queues={queues},queue_size={RX_DESCRIPTORS}"
+        "net_virtio_user_host,path={VHOST_NET},iface={interface},mac=02:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x},queues={queues},queue_size={RX_DESCRIPTORS}"
     )
 }
 

@@ -98,11 +98,12 @@ uint16_t dpdk_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **into, ui
 		if (i + 4 < got)
 			rte_prefetch0(RTE_PTR_ADD(into[i + 4], RTE_CACHE_LINE_SIZE));
 		if (likely((into[i]->ol_flags & requests) == 0)) {
-			/* Where the driver says what a joined packet is to be cut by. */
-			uint16_t size = into[i]->ol_flags & RTE_MBUF_F_RX_LRO ? into[i]->tso_segsz : 0;
+			/* Of a joined packet, the driver says there what it is to be cut by. */
+			uint16_t size = into[i]->tso_segsz;
 
 			into[i]->tx_offload = 0;
-			into[i]->tso_segsz = size;
+			if (unlikely(into[i]->ol_flags & RTE_MBUF_F_RX_LRO))
+				into[i]->tso_segsz = size;
 		}
 		clear_tag(into[i]);
 	}

@@ -11,6 +11,18 @@ fn interfaces() -> String {
     std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()
 }
 
+/// Bytes of a frame on average, as the node's kernel received and sent them by its interface.
+fn sizes() -> [u64; 2] {
+    let table = interfaces();
+    let line = table.lines().find(|line| line.contains("oak0:")).unwrap();
+    let numbers: Vec<u64> = line
+        .split_whitespace()
+        .skip(1)
+        .map(|n| n.parse().unwrap())
+        .collect();
+    [numbers[0] / numbers[1], numbers[8] / numbers[9]]
+}
+
 /// Pings, datagrams and connections both ways, these with segments of 64 KB where the kind has them.
 fn talks(site: &Site) {
     site.ping("c", "10.18.0.1");
@@ -40,6 +52,13 @@ fn carries(name: &str, host_port: &'static str, workers: usize) {
         node.say("job 0");
         node.say("host");
         talks(&site);
+        let sizes = within(&site.container("node"), sizes);
+        // In pieces of up to 64 KB, and acknowledgements between them; a device's are of the MTU.
+        let large = matches!(host_port, "tap" | "virtio_user");
+        assert!(
+            sizes.iter().all(|&size| (size > 1500) == large),
+            "{sizes:?}"
+        );
         assert_eq!(node.say("balance"), "0", "packets are unaccounted for");
         if round == 0 {
             node.kill();
