@@ -187,7 +187,7 @@ mod tests {
             r#"{"NodePublicAddress":"192.0.2.1","NodePublicPort":1,"ClusterUrl":"x","ClusterMqttPort":1,"DefaultInterface":"e",
             "Debug":true,"PublicIPNetworking":true,"MqttCert":"/c","MqttKey":"/k","MqttCa":"/a",
             "Dns":false,"DnsZone":"z","DnsResolvers":"192.0.2.2","DnsIntercept":true,
-            "Dataplane":{"Uplink":"af_packet","Workers":3,"Idle":"spin","HugepageMb":4,"Flows":2048},
+            "Dataplane":{"Uplink":"af_packet","HostPort":"virtio_user","Workers":3,"Idle":"spin","HugepageMb":4,"Flows":2048},
             "SocketGroup":"g","VhostFolder":"/v","VhostGroup":"v","ApiListen":"127.0.0.1:1","ApiToken":"t","LogMaxMb":7,"LogFiles":7}"#,
             r#"{"HostTunnelDeviceName":"o","TunnelPort":1,"MTUSize":1300}"#,
         );

@@ -126,7 +126,9 @@ fn each_fault_is_found_with_its_remedy() {
         );
         assert!(!text.contains('\u{1b}'), "no colours in a pipe");
 
-        doctor.expect("host port", "ok", &["tap; this machine"]).await;
+        doctor
+            .expect("host port", "ok", &["tap; this machine"])
+            .await;
 
         // Docker's rule, and then the remedy.
         nft("add table ip filter");
@@ -237,7 +239,10 @@ fn without_a_daemon_the_rest_is_looked_at() {
         std::fs::write(doctor.folder.join("netcfg.json"), asked).unwrap();
         let (status, words) = match std::path::Path::new(dataplane::VHOST_NET).exists() {
             true => ("ok", ["virtio_user", "has vhost-net"]),
-            false => ("fail", ["modprobe vhost_net", "HostPort of Dataplane to tap"]),
+            false => (
+                "fail",
+                ["modprobe vhost_net", "HostPort of Dataplane to tap"],
+            ),
         };
         doctor.expect("host port", status, &words).await;
         ip("route del default");
