@@ -9,6 +9,7 @@ mod attach;
 pub mod cli;
 mod cluster_link;
 pub mod config;
+pub mod cpu_latency;
 pub mod dataplane;
 mod dns;
 mod firewall;

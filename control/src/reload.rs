@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigErrors, Settings, Sources};
+use crate::cpu_latency::CpuLatency;
 use crate::log::Log;
 use crate::socket;
 
@@ -31,6 +32,7 @@ pub struct Reload {
     log: Arc<Log>,
     socket: PathBuf,
     token: Token,
+    cpu_latency: Mutex<CpuLatency>,
 }
 
 /// Fields with another value.
@@ -65,6 +67,7 @@ fn differences(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("Dataplane.HostPort", da.host_port != db.host_port),
         ("Dataplane.Workers", da.workers != db.workers),
         ("Dataplane.Idle", da.idle != db.idle),
+        ("Dataplane.CpuLatency", da.cpu_latency != db.cpu_latency),
         ("Dataplane.HugepageMb", da.hugepage_mb != db.hugepage_mb),
         ("Dataplane.Flows", da.flows != db.flows),
         ("SocketGroup", a.socket_group != b.socket_group),
@@ -87,7 +90,14 @@ fn differences(old: &Settings, new: &Settings) -> Vec<&'static str> {
 }
 
 /// What is taken over while running.
-const LIVE: [&str; 5] = ["Debug", "SocketGroup", "ApiToken", "LogMaxMb", "LogFiles"];
+const LIVE: [&str; 6] = [
+    "Debug",
+    "Dataplane.CpuLatency",
+    "SocketGroup",
+    "ApiToken",
+    "LogMaxMb",
+    "LogFiles",
+];
 
 impl Reload {
     /// What is running now, and where to read it anew.
@@ -98,6 +108,7 @@ impl Reload {
         log: Arc<Log>,
         socket: PathBuf,
         token: Token,
+        cpu_latency: CpuLatency,
     ) -> Self {
         Self {
             sources,
@@ -105,6 +116,7 @@ impl Reload {
             log,
             socket,
             token,
+            cpu_latency: Mutex::new(cpu_latency),
         }
     }
 
@@ -150,6 +162,7 @@ impl Reload {
         } else {
             running.net.socket_group = new.net.socket_group;
         }
+        self.limit_wake_ups(&mut running, new.net.dataplane.cpu_latency, &mut report);
         self.token
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -158,6 +171,24 @@ impl Reload {
         running.net.debug = new.net.debug;
         running.net.log = new.net.log;
         Ok(report)
+    }
+
+    fn limit_wake_ups(&self, running: &mut Settings, limit: Option<u32>, report: &mut Reloaded) {
+        const FIELD: &str = "Dataplane.CpuLatency";
+        if !report.changed.iter().any(|field| field == FIELD) {
+            return;
+        }
+        let mut held = self
+            .cpu_latency
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match held.set(limit) {
+            Ok(()) => running.net.dataplane.cpu_latency = limit,
+            Err(problem) => {
+                report.changed.retain(|field| field != FIELD);
+                report.remarks.push(problem);
+            }
+        }
     }
 }
 
@@ -187,7 +218,7 @@ mod tests {
             r#"{"NodePublicAddress":"192.0.2.1","NodePublicPort":1,"ClusterUrl":"x","ClusterMqttPort":1,"DefaultInterface":"e",
             "Debug":true,"PublicIPNetworking":true,"MqttCert":"/c","MqttKey":"/k","MqttCa":"/a",
             "Dns":false,"DnsZone":"z","DnsResolvers":"192.0.2.2","DnsIntercept":true,
-            "Dataplane":{"Uplink":"af_packet","HostPort":"virtio_user","Workers":3,"Idle":"spin","HugepageMb":4,"Flows":2048},
+            "Dataplane":{"Uplink":"af_packet","HostPort":"virtio_user","Workers":3,"Idle":"spin","CpuLatency":5,"HugepageMb":4,"Flows":2048},
             "SocketGroup":"g","VhostFolder":"/v","VhostGroup":"v","ApiListen":"127.0.0.1:1","ApiToken":"t","LogMaxMb":7,"LogFiles":7}"#,
             r#"{"HostTunnelDeviceName":"o","TunnelPort":1,"MTUSize":1300}"#,
         );

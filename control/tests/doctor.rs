@@ -5,7 +5,7 @@ mod world;
 
 use std::path::PathBuf;
 
-use control::forwarding::PeerLine;
+use control::forwarding::{Count, PeerLine, RoleCounts};
 use serde_json::Value;
 use world::{Broker, Cluster, Served, Sleeper, World, eventually, ip, isolated, run, scratch};
 
@@ -190,6 +190,17 @@ fn each_fault_is_found_with_its_remedy() {
         doctor
             .expect("peer", "fail", &["no way to 203.0.113.9:50103"])
             .await;
+
+        doctor.expect("drops", "ok", &[]).await;
+        world.recorder.stats.lock().unwrap().roles = vec![RoleCounts {
+            role: "tunnel",
+            counts: vec![Count {
+                name: "kernel_drops",
+                packets: 7,
+            }],
+        }];
+        let words = ["7 packets", "tunnel port", "Dataplane.Workers"];
+        doctor.expect("drops", "warn", &words).await;
 
         drop(broker);
         eventually("the link is down", async || {

@@ -155,5 +155,6 @@ fn so_does_each_without_offloads_on_cores_of_its_own_and_polling() {
         offloads: Offloads::Off,
         idle: Idle::Spin,
         cores: Cores::Apart,
+        ..Settings::default()
     });
 }

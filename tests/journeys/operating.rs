@@ -55,8 +55,15 @@ fn log_says(node: &Node, words: &str) -> bool {
     fs::read_to_string(log_of(node)).is_ok_and(|log| log.contains(words))
 }
 
+/// The longest that the kernel lets an idle core take to wake, in µs.
+fn wake_up_limit() -> Option<i32> {
+    let limit = fs::read("/dev/cpu_dma_latency").ok()?;
+    Some(i32::from_ne_bytes(limit.try_into().ok()?))
+}
+
 #[test]
 fn settings_and_the_log_change_without_a_restart() {
+    let limit_before = wake_up_limit();
     let filler = "2026-01-01T00:00:00.000000Z  INFO before: a line of an earlier run\n";
     let mut topology = Topology::registered_with(
         Plan {
@@ -104,14 +111,25 @@ fn settings_and_the_log_change_without_a_restart() {
         settings["Debug"] = true.into();
         settings["ApiToken"] = "second".into();
         settings["SocketGroup"] = "daemon".into();
-        settings["Dataplane"] = serde_json::json!({"Flows": 4096});
+        settings["Dataplane"] = serde_json::json!({"Flows": 4096, "CpuLatency": 7});
     });
+    // In a container without the device the limit cannot be held, and that is said.
+    let limited = wake_up_limit().is_some();
     let (done, report, error) = manager(&topology, &["reload", "--json"]);
     assert!(done, "{error}");
+    let mut changed = fields(&report, "changed");
     assert_eq!(
-        fields(&report, "changed"),
-        ["Debug", "SocketGroup", "ApiToken"]
+        (
+            changed
+                .extract_if(.., |field| field == "Dataplane.CpuLatency")
+                .count(),
+            fields(&report, "remarks").len()
+        ),
+        if limited { (1, 0) } else { (0, 1) },
+        "{report}"
     );
+    assert!(wake_up_limit().is_none_or(|limit| limit <= 7));
+    assert_eq!(changed, ["Debug", "SocketGroup", "ApiToken"]);
     assert_eq!(fields(&report, "restart"), ["Dataplane.Flows"]);
     let socket = fs::metadata(topology.nodes[0].socket()).unwrap();
     assert_eq!((socket.mode() & 0o777, socket.gid()), (0o660, 1));
@@ -196,6 +214,7 @@ fn settings_and_the_log_change_without_a_restart() {
         .check_running()
         .unwrap();
     topology.down().unwrap();
+    assert_eq!(wake_up_limit(), limit_before, "a limit ends with its node");
 }
 
 #[test]

@@ -190,6 +190,7 @@ async fn examine(options: &Options, sources: &Sources, report: &mut Report) {
     machine::kernel(&patient, report);
     machine::resources(&patient, report);
     machine::clock(report);
+    machine::wake_ups(&patient, report);
     plane::look(&patient, report);
 }
 

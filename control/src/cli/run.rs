@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::Options;
 use crate::config::{LogConfig, NetConfig, Settings, Sources};
+use crate::cpu_latency::CpuLatency;
 use crate::forwarding::{Event, Forwarding};
 use crate::log::Log;
 use crate::node::{Node, Options as NodeOptions};
@@ -155,6 +156,7 @@ async fn serve(options: &Options, sources: Sources, settings: Settings, log: Arc
         log,
         options.socket.clone(),
         Arc::clone(&token),
+        CpuLatency::hold(settings.net.dataplane.cpu_latency)?,
     ));
     tokio::spawn(follow_hangups(Arc::clone(&reload), hangups));
     let (net, tun) = (settings.net.clone(), settings.tun.clone());

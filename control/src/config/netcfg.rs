@@ -89,6 +89,8 @@ pub struct DataplaneConfig {
     pub workers: Option<usize>,
     /// How an idle worker waits; `None` lets the machine decide.
     pub idle: Option<IdleMode>,
+    /// How long an idle core may take to wake, in µs; `None` leaves it to the machine.
+    pub cpu_latency: Option<u32>,
     /// Hugepages in MB; 0 never, `None` where there are any.
     pub hugepage_mb: Option<u32>,
     /// Flows that the table holds.
@@ -395,6 +397,9 @@ fn dataplane(fields: &Fields) -> DataplaneConfig {
             .maybe(fields.number("Workers", 1, 64))
             .and_then(small),
         idle: fields.maybe(idle(fields)),
+        cpu_latency: fields
+            .maybe(fields.number("CpuLatency", 0, 1_000_000))
+            .and_then(|limit| u32::try_from(limit).ok()),
         hugepage_mb: fields
             .maybe(fields.number("HugepageMb", 0, 1 << 20))
             .and_then(|mb| u32::try_from(mb).ok()),
@@ -426,6 +431,7 @@ impl Default for NetConfig {
                 host_port: HostPort::Tap,
                 workers: None,
                 idle: None,
+                cpu_latency: None,
                 hugepage_mb: None,
                 flows: FLOWS,
             },

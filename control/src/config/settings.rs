@@ -95,6 +95,7 @@ pub static SETTINGS: &[Setting] = &[
     net("Dataplane.HostPort", "host-port", "NETMANAGER_HOST_PORT", "tap|virtio_user", "What the node's own interface is behind: a TAP, or virtio_user on vhost-net"),
     net("Dataplane.Workers", "workers", "NETMANAGER_WORKERS", "COUNT", "Worker lcores"),
     net("Dataplane.Idle", "idle", "NETMANAGER_IDLE", "spin|backoff", "How an idle worker waits"),
+    net("Dataplane.CpuLatency", "cpu-latency", "NETMANAGER_CPU_LATENCY", "MICROSECONDS", "How long an idle core may take to wake, the whole machine's (PM QoS); 0 keeps it awake"),
     net("Dataplane.HugepageMb", "hugepage-mb", "NETMANAGER_HUGEPAGE_MB", "MB", "Megabytes of hugepages; 0 for none"),
     net("Dataplane.Flows", "flows", "NETMANAGER_FLOWS", "COUNT", "Flows that the flow table holds"),
     net("SocketGroup", "socket-group", "NETMANAGER_SOCKET_GROUP", "GROUP", "The group that may use the unix socket (mode 0660), by name or number"),

@@ -48,6 +48,9 @@ impl Ours {
         let mut topology = Topology::registered_with(plan, |nodes| {
             for (number, node) in nodes.iter_mut().enumerate() {
                 node.set_env("NETMANAGER_IDLE", settings.idle.flag());
+                if let Some(limit) = settings.cpu_latency {
+                    node.set_env("NETMANAGER_CPU_LATENCY", &limit.to_string());
+                }
                 node.set_core(settings.cores.node(number));
             }
             Ok(())

@@ -100,6 +100,9 @@ pub struct Settings {
     pub offloads: Offloads,
     /// Of our workers.
     pub idle: Idle,
+    /// The longest that an idle core may take to wake, µs, as our nodes ask the kernel for it: it holds for the whole
+    /// machine, so for all peers.
+    pub cpu_latency: Option<u32>,
     /// Who runs where.
     pub cores: Cores,
 }

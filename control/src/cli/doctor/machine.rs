@@ -8,6 +8,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::{Patient, Report};
 use crate::config::{Complaints, ConfigError, Sources, misfits};
+use crate::cpu_latency;
 
 /// Splits what a complaint says into what is wrong and what to do.
 fn split(error: &ConfigError) -> (String, String) {
@@ -119,6 +120,39 @@ pub(super) fn files(patient: &Patient<'_>, report: &mut Report) {
 fn setting(name: &str) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?;
     Some(text.trim().to_owned())
+}
+
+/// Whether idle cores keep to the limit that is asked for.
+pub(super) fn wake_ups(patient: &Patient<'_>, report: &mut Report) {
+    const CHECK: &str = "wake-ups";
+    const REMEDY: &str = "leave Dataplane.CpuLatency out";
+    let Some(limit) = patient.settings.net.dataplane.cpu_latency else {
+        return;
+    };
+    match cpu_latency::kept() {
+        _ if !cpu_latency::is_kept() => {
+            let finding = format!(
+                "Dataplane.CpuLatency has no effect: {}",
+                cpu_latency::WITHOUT_DRIVER
+            );
+            report.warn(
+                CHECK,
+                finding,
+                format!("load one (KVM: haltpoll), or {REMEDY}"),
+            );
+        }
+        Err(error) => report.warn(
+            CHECK,
+            format!("the limit of Dataplane.CpuLatency cannot be read: {error}"),
+            REMEDY,
+        ),
+        Ok(kept) if kept > limit && patient.status.is_some() => report.warn(
+            CHECK,
+            format!("the running node does not hold the {limit} us of Dataplane.CpuLatency"),
+            "NetManager reload",
+        ),
+        Ok(kept) => report.ok(CHECK, format!("an idle core may take {kept} us to wake")),
+    }
 }
 
 /// Kernel settings that forwarding needs; the node sets them once it has its subnetwork.

@@ -148,6 +148,18 @@ pub(super) fn look(patient: &Patient<'_>, report: &mut Report) {
             );
         }
     }
+    for port in dataplane["ports"].as_array().into_iter().flatten() {
+        let lost = port["counts"]["kernel_drops"].as_u64().unwrap_or(0);
+        if lost > 0 {
+            quiet = false;
+            let role = port["role"].as_str().unwrap_or_default();
+            report.warn(
+                "drops",
+                format!("{lost} packets: the kernel had no room in the {role} port's sockets, because no worker read them in time"),
+                "more workers or cores: Dataplane.Workers; what else runs on theirs?",
+            );
+        }
+    }
     if quiet {
         report.ok("drops", "none that mean trouble here");
     }

@@ -13,7 +13,7 @@ use crate::plan::{Case, Pace};
 use crate::probe::{Connections, Load, Probe, Traffic, Trips};
 use crate::progress::Progress;
 use crate::results::{Better, Figure, OURS, Values};
-use crate::search::{Found, GOALS, search};
+use crate::search::{Found, GOALS, PDR_LOSS, lower_until, search};
 use crate::{changes, soak};
 
 /// What a run measures with, and what it has found.
@@ -70,6 +70,13 @@ impl<T> Rounds<T> {
 }
 
 const PER_SECOND: &str = "datagrams/s";
+/// So often a rate is lowered at most until it holds.
+const SLOWER_AT_MOST: u32 = 8;
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
+fn whole(rate: f64) -> u64 {
+    rate.round() as u64
+}
 
 impl Bench {
     /// Around a field.
@@ -270,11 +277,9 @@ impl Bench {
                 way: &way,
                 means: self.field.means(),
             };
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
-            let rate = rate.round() as u64;
             probe.load(&Load {
                 traffic,
-                rate,
+                rate: whole(rate),
                 flows,
                 seconds,
                 by: self.generator,
@@ -394,8 +399,7 @@ impl Bench {
         // One load for all, which both that are compared carry.
         let carried = [OURS, KERNEL].iter().filter_map(|peer| pdr.get(*peer));
         let half = carried.copied().reduce(f64::min).unwrap_or(0.0) / 2.0;
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
-        let half = half.round() as u64;
+        let half = whole(half);
         // A peer that does not carry the load has its idle figures all the same.
         let trips = self.rounds(case, |_, probe| {
             let idle = probe.round_trips(seconds, 0, by)?;
@@ -489,18 +493,57 @@ impl Bench {
         Ok(())
     }
 
+    /// Each peer's PDR that holds with echoes beside it, which take processor time from the same cores.
+    fn held_pdr(&mut self, case: Case) -> Result<BTreeMap<String, f64>> {
+        let (seconds, by) = (self.pace.seconds, self.generator);
+        let mut held = self.pdr()?;
+        for (peer, rate) in &mut held {
+            let (lower, _) = lower_until(
+                *rate,
+                SLOWER_AT_MOST,
+                |rate| {
+                    self.progress.say(&format!(
+                        "{}: whether {peer} holds {rate:.0}/s",
+                        case.name()
+                    ));
+                    let way = self.awake(peer, case.nodes())?;
+                    let probe = Probe {
+                        way: &way,
+                        means: self.field.means(),
+                    };
+                    match probe.round_trips(seconds, whole(rate), by) {
+                        Err(error) if journeys::signals::interrupted() => Err(error),
+                        // Echoes that do not come: it does not hold.
+                        outcome => Ok(outcome.ok()),
+                    }
+                },
+                |trips| trips.is_some_and(|trips| trips.load_lost <= PDR_LOSS),
+            )?;
+            *rate = lower;
+        }
+        let values = held
+            .iter()
+            .map(|(peer, rate)| (peer.clone(), [(0, *rate)].into()));
+        self.figures.push(Figure::new(
+            &case.name(),
+            "pdr beside echoes",
+            PER_SECOND,
+            Better::Higher,
+            &values.collect(),
+        ));
+        Ok(held)
+    }
+
     fn latency(&mut self, case: Case) -> Result<()> {
         let (seconds, by) = (self.pace.seconds, self.generator);
-        let pdr = self.pdr()?;
+        let pdr = self.held_pdr(case)?;
         for &percent in self.pace.loads {
             let trips = self.rounds(case, |peer, probe| {
                 let Some(pdr) = pdr.get(peer) else {
                     bail!("its PDR is not known");
                 };
                 let rate = pdr * f64::from(percent) / 100.0;
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
-                let rate = rate.round() as u64;
-                probe.round_trips(seconds, rate, by)
+                probe.round_trips(seconds, whole(rate), by)
             })?;
             for (name, of) in [
                 ("p50", (|trips| trips.p50) as fn(&Trips) -> f64),

@@ -85,6 +85,10 @@ pub fn compare(then: &Results, now: &Results) -> Result<Vec<Row>> {
         then.settings.generator,
         now.settings.generator
     );
+    ensure!(
+        then.settings.cpu_latency == now.settings.cpu_latency,
+        "one run had --cpu-latency and the other not, or another one: round trips differ by it. Measure with the same"
+    );
     let mut rows = Vec::new();
     for old in &then.figures {
         let key = old.key();
@@ -261,11 +265,15 @@ mod tests {
     }
 
     #[test]
-    fn loads_of_another_generator_are_not_compared() {
+    fn runs_with_other_loads_or_wake_ups_are_not_compared() {
         let old = with("udp", Better::Higher, &steady(10.0, 12.0));
         let mut new = old.clone();
         new.settings.generator = "something else".into();
         let error = compare(&old, &new).unwrap_err().to_string();
         assert!(error.contains("--generator"), "{error}");
+        let mut new = old.clone();
+        new.settings.cpu_latency = Some(0);
+        let error = compare(&old, &new).unwrap_err().to_string();
+        assert!(error.contains("--cpu-latency"), "{error}");
     }
 }

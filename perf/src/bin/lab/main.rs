@@ -69,6 +69,10 @@ struct Arguments {
     /// How our workers wait: on the ports' descriptors (backoff) or polling without pause (spin)
     #[arg(long, default_value = "backoff", value_parser = ["backoff", "spin"])]
     idle: String,
+    /// Have our nodes keep idle cores from taking more µs to wake (Dataplane.CpuLatency): for the whole machine, so for
+    /// all peers
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    cpu_latency: Option<u32>,
     /// Whether a node has a core of its own (apart), or the scheduler decides (shared)
     #[arg(long, default_value = "apart", value_parser = ["apart", "shared"])]
     cores: String,
@@ -118,6 +122,7 @@ impl Arguments {
                 "shared" => Cores::Shared,
                 _ => Cores::Apart,
             },
+            cpu_latency: self.cpu_latency,
             ..Settings::default()
         }
     }
@@ -250,6 +255,7 @@ fn measure(arguments: &Arguments) -> Result<Results> {
             seconds: pace.seconds,
             generator: arguments.generator.describe().into(),
             idle: arguments.idle.clone(),
+            cpu_latency: arguments.cpu_latency,
             cores: arguments.cores.clone(),
         },
         machine,

@@ -271,7 +271,7 @@ pub fn html(results: &Results) -> Result<String> {
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
          <meta name=\"viewport\" content=\"width=device-width\"/><title>{title}</title><style>{STYLE}</style></head><body>\
          <h1>{title}</h1><p>{machine}</p><p>{case}. Mode {mode}: {rounds} interleaved rounds of {seconds} s at most, generator \
-         {generator}, our workers wait by {idle}; it took {took:.0} s. Medians (from to) of the rounds; ratios are formed \
+         {generator}, our workers wait by {idle}{wake}; it took {took:.0} s. Medians (from to) of the rounds; ratios are formed \
          in each round.{debug}</p>",
         title = escaped(title),
         machine = escaped(results.machine.line()),
@@ -281,6 +281,11 @@ pub fn html(results: &Results) -> Result<String> {
         seconds = settings.seconds,
         generator = escaped(&settings.generator),
         idle = escaped(&settings.idle),
+        wake = settings
+            .cpu_latency
+            .map_or_else(String::new, |limit| format!(
+                ", idle cores take {limit} us to wake at most"
+            )),
         took = results.took_seconds,
         debug = match results.machine.debug {
             true => " <strong>A debug build: these figures say nothing.</strong>",

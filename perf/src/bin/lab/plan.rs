@@ -158,7 +158,8 @@ impl Pace {
             Case::Churn => 6.0 * (one + 1.0),
             // A search, short flows, connections.
             Case::Soak => one * f64::from(self.care.trials.min(20)) + flows / 20_000.0 + 30.0,
-            Case::Latency => peers * points * (one + 0.8),
+            // That the rates hold, in some tries.
+            Case::Latency => peers * (points + 3.0) * (one + 0.8),
             Case::Flows => peers * 3.0 * one,
             Case::Scaling => 4.0 * one,
         };

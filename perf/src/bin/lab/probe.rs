@@ -107,6 +107,8 @@ pub struct Trips {
     pub p90: f64,
     /// 99 of 100 are.
     pub p99: f64,
+    /// What was lost of the load beside them, as a share; 0 without one.
+    pub load_lost: f64,
 }
 
 /// Connections that were opened, used for one request, and closed.
@@ -259,9 +261,10 @@ impl Probe<'_> {
             .args(["--seconds", &seconds.to_string()])
             .start(self.means.run)?;
         let told = report(trips, seconds)?;
-        if let Some(running) = running {
-            self.end(running)?;
-        }
+        let load_lost = match running {
+            Some(running) => self.end(running)?.loss(),
+            None => 0.0,
+        };
         let (answered, lost) = (number(&told, "answered")?, number(&told, "lost")?);
         ensure!(
             answered > 0.0 && lost * 100.0 <= answered,
@@ -271,6 +274,7 @@ impl Probe<'_> {
             p50: number(&told, "p50_us")?,
             p90: number(&told, "p90_us")?,
             p99: number(&told, "p99_us")?,
+            load_lost,
         })
     }
 

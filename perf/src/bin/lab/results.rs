@@ -55,6 +55,9 @@ pub struct Settings {
     pub idle: String,
     /// Whether a node has a core of its own (`apart`) or not (`shared`).
     pub cores: String,
+    /// The longest that an idle core may take to wake, µs, where a limit was set.
+    #[serde(default)]
+    pub cpu_latency: Option<u32>,
 }
 
 /// Which values are the good ones.
@@ -247,6 +250,7 @@ pub mod tests {
                 generator: "workload".into(),
                 idle: "backoff".into(),
                 cores: "apart".into(),
+                cpu_latency: None,
             },
             machine: Machine::default(),
             peers: BTreeMap::from([

@@ -9,8 +9,10 @@ use pktgen::search::{Goal, Limit, Limits, Search};
 
 use crate::probe::Counted;
 
+/// The share of loss of the partial drop rate.
+pub const PDR_LOSS: f64 = 0.005;
 /// Shares of loss that are searched for, and what they are called. The greatest first: it takes the fewest trials.
-pub const GOALS: [(&str, f64); 3] = [("pdr", 0.005), ("loss-0.1%", 0.001), ("ndr", 0.0)];
+pub const GOALS: [(&str, f64); 3] = [("pdr", PDR_LOSS), ("loss-0.1%", 0.001), ("ndr", 0.0)];
 
 /// No generator on a socket reaches more.
 const MOST: f64 = 4e6;
