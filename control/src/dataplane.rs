@@ -58,6 +58,7 @@ pub async fn config(
         uplink: chosen.uplink.clone(),
         tunnel_port: tun.tunnel_port,
         host_interface: tun.host_interface.clone(),
+        host_port: net.dataplane.host_port.clone(),
         mtu: tun.mtu,
         packets: dataplane::PACKETS_PER_WORKER,
         instances: dataplane::INSTANCES,

@@ -64,6 +64,7 @@ fn differences(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("DnsResolvers", a.dns.resolvers != b.dns.resolvers),
         ("DnsIntercept", a.dns_intercept != b.dns_intercept),
         ("Dataplane.Uplink", da.uplink != db.uplink),
+        ("Dataplane.HostPort", da.host_port != db.host_port),
         ("Dataplane.Workers", da.workers != db.workers),
         ("Dataplane.Idle", da.idle != db.idle),
         ("Dataplane.CpuLatency", da.cpu_latency != db.cpu_latency),
@@ -217,7 +218,7 @@ mod tests {
             r#"{"NodePublicAddress":"192.0.2.1","NodePublicPort":1,"ClusterUrl":"x","ClusterMqttPort":1,"DefaultInterface":"e",
             "Debug":true,"PublicIPNetworking":true,"MqttCert":"/c","MqttKey":"/k","MqttCa":"/a",
             "Dns":false,"DnsZone":"z","DnsResolvers":"192.0.2.2","DnsIntercept":true,
-            "Dataplane":{"Uplink":"af_packet","Workers":3,"Idle":"spin","CpuLatency":5,"HugepageMb":4,"Flows":2048},
+            "Dataplane":{"Uplink":"af_packet","HostPort":"virtio_user","Workers":3,"Idle":"spin","CpuLatency":5,"HugepageMb":4,"Flows":2048},
             "SocketGroup":"g","VhostFolder":"/v","VhostGroup":"v","ApiListen":"127.0.0.1:1","ApiToken":"t","LogMaxMb":7,"LogFiles":7}"#,
             r#"{"HostTunnelDeviceName":"o","TunnelPort":1,"MTUSize":1300}"#,
         );

@@ -126,6 +126,10 @@ fn each_fault_is_found_with_its_remedy() {
         );
         assert!(!text.contains('\u{1b}'), "no colours in a pipe");
 
+        doctor
+            .expect("host port", "ok", &["tap; this machine"])
+            .await;
+
         // Docker's rule, and then the remedy.
         nft("add table ip filter");
         nft("add chain ip filter FORWARD { type filter hook forward priority 0 ; policy drop ; }");
@@ -242,6 +246,16 @@ fn without_a_daemon_the_rest_is_looked_at() {
             .await;
         doctor.expect("underlay MTU", "ok", &[]).await;
         doctor.expect("config", "ok", &[]).await;
+        let asked = r#"{"ClusterUrl":"127.0.0.1","Dataplane":{"HostPort":"virtio_user"}}"#;
+        std::fs::write(doctor.folder.join("netcfg.json"), asked).unwrap();
+        let (status, words) = match std::path::Path::new(dataplane::VHOST_NET).exists() {
+            true => ("ok", ["virtio_user", "has vhost-net"]),
+            false => (
+                "fail",
+                ["modprobe vhost_net", "HostPort of Dataplane to tap"],
+            ),
+        };
+        doctor.expect("host port", status, &words).await;
         ip("route del default");
         doctor
             .expect("underlay", "fail", &["no default route"])

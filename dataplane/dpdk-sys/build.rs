@@ -16,7 +16,8 @@ const FUNCTIONS: &str = "dpdk_.*|rte_eal_(init|cleanup|remote_launch|wait_lcore|
     |rte_eth_dev_(start|stop|close|get_port_by_name|get_name_by_port|is_valid_port|get_mtu)\
     |rte_eth_(macaddr_get|stats_get|stats_reset|promiscuous_enable|allmulticast_enable)";
 const TYPES: &str = "rte_mbuf|rte_mempool|rte_ring|rte_eth_stats|rte_lcore_state_t|dpdk_.*";
-const CONSTANTS: &str = "RTE_MBUF_F_(INDIRECT|EXTERNAL|TX_.*|RX_RSS_HASH)|RING_F_.*";
+const CONSTANTS: &str =
+    "RTE_MBUF_F_(INDIRECT|EXTERNAL|TX_.*|RX_(RSS_HASH|LRO|L4_CKSUM_.*))|RING_F_.*";
 
 fn main() -> ExitCode {
     match build() {

@@ -9,13 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use arrayvec::ArrayVec;
-use dpdk::{Burst, L4Checksum, Mbuf, Mempool, Offload, RxQueue, Segment, TxQueue};
+use dpdk::{Burst, Mbuf};
 use kernel_port::{AccessPort, AccessStats, Sent};
-use net::ethernet;
-use net::finish;
-use net::packet::Headers;
 
-use crate::tunnel;
+use crate::plugged::{Flushed, Plugged};
 
 /// Numbers of ethdev access ports have this bit; interface indexes, positive C integers, never do. One number space
 /// for both, so that a slot's `ifindex` names either.
@@ -28,182 +25,8 @@ pub const fn is_ethdev(number: u32) -> bool {
     number & ETHDEV != 0
 }
 
-/// Packets that wait for a flush, and that one poll of a port takes.
-const BURST: usize = 64;
 /// Ports that DPDK has room for.
 const PORTS_MAX: usize = 32;
-/// Further tries when a port takes only some of a burst.
-const RETRIES: usize = 4;
-
-/// One worker's queues of an ethdev access port.
-#[derive(Debug)]
-pub struct Plugged {
-    number: u32,
-    rx: RxQueue,
-    tx: TxQueue,
-    takes_chains: bool,
-    /// Bytes of a frame at most, Ethernet header included.
-    longest: usize,
-    small: Mempool,
-    outbox: Burst<BURST>,
-    sent: Sent,
-    pieces: usize,
-    /// Frames that were not sent, for who asks by port.
-    refused: usize,
-}
-
-/// What a port that is plugged in can do.
-#[derive(Clone, Copy, Debug)]
-pub struct Abilities {
-    /// It sends packets of several segments.
-    pub takes_chains: bool,
-    /// Its MTU, in bytes of an IP packet.
-    pub mtu: u16,
-}
-
-/// What became of frames that were pushed since the flush before.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Flushed {
-    /// Sent or not.
-    pub sent: Sent,
-    /// Pieces beyond the first of frames that had to be cut.
-    pub pieces: usize,
-}
-
-impl Plugged {
-    /// A port's queues under its number.
-    #[must_use]
-    pub fn new(
-        number: u32,
-        queues: (RxQueue, TxQueue),
-        abilities: Abilities,
-        small: Mempool,
-    ) -> Self {
-        let (rx, tx) = queues;
-        Self {
-            number,
-            rx,
-            tx,
-            takes_chains: abilities.takes_chains,
-            longest: usize::from(abilities.mtu) + ethernet::HEADER_LEN,
-            small,
-            outbox: Burst::new(),
-            sent: Sent::default(),
-            pieces: 0,
-            refused: 0,
-        }
-    }
-
-    #[inline]
-    fn push(&mut self, frame: Mbuf) {
-        let plain = frame.offload() == Offload::default()
-            && (self.takes_chains || frame.segment_count() == 1)
-            && frame.pkt_len() <= self.longest;
-        if plain {
-            self.queue(frame);
-        } else {
-            self.finish(frame);
-        }
-    }
-
-    fn queue(&mut self, frame: Mbuf) {
-        if let Err(frame) = self.outbox.push(frame) {
-            self.send();
-            if self.outbox.push(frame).is_err() {
-                self.sent.dropped += 1;
-            }
-        }
-    }
-
-    /// What the device does not do by itself: checksums are finished, what stands for several packets is cut, chains
-    /// are copied together. Ports by DPDK promise too different things here to leave it to them.
-    #[cold]
-    fn finish(&mut self, mut frame: Mbuf) {
-        let Some(&ethernet) = frame.data().first_chunk::<{ ethernet::HEADER_LEN }>() else {
-            self.sent.dropped += 1;
-            return;
-        };
-        let offload = frame.offload();
-        if offload == Offload::default() {
-            return self.queue_whole(frame);
-        }
-        let headers = frame
-            .advance(ethernet::HEADER_LEN)
-            .then(|| Headers::parse(frame.data(), frame.pkt_len()).ok())
-            .flatten();
-        let Some(headers) = headers else {
-            self.sent.dropped += 1;
-            return;
-        };
-        let (Segment::Tcp { mss: size } | Segment::Udp { size }) = offload.segment else {
-            let finished = offload.checksum == L4Checksum::Complete
-                || finish::partial(&headers, frame.segments())
-                    .is_ok_and(|sum| sum.write(frame.data_mut()).is_ok());
-            frame.set_offload(Offload::default());
-            return match frame.prepend(ethernet::HEADER_LEN) {
-                Some(front) if finished => {
-                    front.copy_from_slice(&ethernet);
-                    self.queue_whole(frame);
-                }
-                _ => self.sent.dropped += 1,
-            };
-        };
-        let small = self.small.clone();
-        let cut = tunnel::cut(&frame, &headers, size, &small, |mut piece| {
-            match piece.prepend(ethernet::HEADER_LEN) {
-                Some(front) => {
-                    front.copy_from_slice(&ethernet);
-                    self.queue_whole(piece);
-                }
-                None => self.sent.dropped += 1,
-            }
-        });
-        match cut.failure {
-            None => self.pieces += cut.pieces.saturating_sub(1),
-            // One piece more was due, which stands for all that is lost.
-            Some(_) => {
-                self.pieces += cut.pieces;
-                self.sent.dropped += 1;
-            }
-        }
-    }
-
-    /// A finished frame, in one segment where the port wants that.
-    fn queue_whole(&mut self, frame: Mbuf) {
-        if frame.pkt_len() > self.longest {
-            self.sent.dropped += 1;
-            return;
-        }
-        if self.takes_chains || frame.segment_count() == 1 {
-            return self.queue(frame);
-        }
-        let copy = self.small.alloc().and_then(|mut copy| {
-            let room = copy.append(frame.pkt_len())?;
-            frame.copy_out(0, room).then_some(copy)
-        });
-        match copy {
-            Some(copy) => self.queue(copy),
-            None => self.sent.dropped += 1,
-        }
-    }
-
-    fn send(&mut self) {
-        let waiting = self.outbox.len();
-        let mut sent = 0;
-        for _ in 0..=RETRIES {
-            sent += self.tx.burst(&mut self.outbox);
-            if self.outbox.is_empty() {
-                break;
-            }
-        }
-        self.outbox.clear();
-        self.sent += Sent {
-            sent,
-            dropped: waiting - sent,
-        };
-    }
-}
-
 /// What the control thread tells a worker about its ethdev access ports.
 #[derive(Debug)]
 pub enum Change {
@@ -318,9 +141,9 @@ impl Access {
                     let at = self.plugged.iter().position(|port| port.number == number);
                     let mut port = at.map(|at| self.plugged.swap_remove(at));
                     if let Some(port) = &mut port {
-                        port.send();
-                        self.gone.sent += std::mem::take(&mut port.sent);
-                        self.gone.pieces += std::mem::take(&mut port.pieces);
+                        let flushed = port.flush();
+                        self.gone.sent += flushed.sent;
+                        self.gone.pieces += flushed.pieces;
                     }
                     // Nobody waits any more: the queues go with the port, here.
                     let _ = reply.try_send(port);
@@ -347,7 +170,7 @@ impl Access {
     #[inline]
     pub fn poll<const N: usize>(&mut self, n: usize, into: &mut Burst<N>) -> Option<u32> {
         let port = self.plugged.get_mut(n)?;
-        self.received += port.rx.burst(into) as u64;
+        self.received += port.receive(into) as u64;
         Some(port.number)
     }
 
@@ -367,12 +190,10 @@ impl Access {
     pub fn flush(&mut self) -> Flushed {
         let mut flushed = std::mem::take(&mut self.gone);
         for port in &mut self.plugged {
-            if !port.outbox.is_empty() {
-                port.send();
-            }
-            port.refused += port.sent.dropped;
-            flushed.sent += std::mem::take(&mut port.sent);
-            flushed.pieces += std::mem::take(&mut port.pieces);
+            let of_port = port.flush();
+            port.refused += of_port.sent.dropped;
+            flushed.sent += of_port.sent;
+            flushed.pieces += of_port.pieces;
         }
         self.total += flushed.sent;
         flushed.sent += self.kernel.flush();

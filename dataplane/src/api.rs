@@ -48,6 +48,32 @@ pub enum Beside {
     Tap,
 }
 
+/// What the host port is (design: the host role).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostPort {
+    /// A TAP of our own.
+    Tap,
+    /// `net_virtio_user` on `/dev/vhost-net`: a thread of the kernel's copies.
+    VirtioUser,
+    /// Another device of DPDK's that makes an interface of [`Config::host_interface`]'s name by itself.
+    Ethdev {
+        /// DPDK device arguments.
+        devargs: String,
+    },
+}
+
+impl HostPort {
+    /// The word for it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            HostPort::Tap => "tap",
+            HostPort::VirtioUser => "virtio_user",
+            HostPort::Ethdev { .. } => "ethdev",
+        }
+    }
+}
+
 /// Mbufs that one worker's ports and queues need.
 pub const PACKETS_PER_WORKER: u32 = crate::memory::SMALL_PER_WORKER;
 
@@ -69,8 +95,10 @@ pub struct Config {
     pub uplink: Uplink,
     /// UDP port that the tunnel is bound to, host byte order (contract: 50103).
     pub tunnel_port: u16,
-    /// Name of the host TAP, 15 bytes at most (`oak0`).
+    /// Name of the host port's interface, 15 bytes at most (`oak0`).
     pub host_interface: String,
+    /// The host port's kind.
+    pub host_port: HostPort,
     /// Largest inner packet that is sent into the tunnel, in bytes (contract: 1450).
     pub mtu: u16,
     /// Mbufs of each worker, at least [`PACKETS_PER_WORKER`]; more only where a port holds many packets back.
@@ -281,7 +309,7 @@ pub struct PortLine {
     pub port: CapturePort,
     /// What people call it: an interface, or DPDK's name of a device.
     pub name: String,
-    /// `packet`, `ethdev`, `socket` or `tap`.
+    /// `packet`, `ethdev`, `socket`, `tap` or `virtio_user`.
     pub kind: &'static str,
 }
 
@@ -553,6 +581,9 @@ pub enum StartError {
     /// An ethdev port could not be opened.
     #[error("uplink: {0}")]
     Uplink(String),
+    /// The host port could not be opened.
+    #[error("host port: {0}")]
+    Host(String),
     /// The flow mapping could not be opened.
     #[error("flow mapping: {0}")]
     SharedFlows(String),

@@ -18,6 +18,7 @@ use crate::clock;
 use crate::control::{Controller, Message, WorkerLink};
 use crate::counters::Counters;
 use crate::handle::Handle;
+use crate::host;
 use crate::mapping;
 use crate::memory;
 use crate::observe::capture::CapturePort;
@@ -41,6 +42,7 @@ pub struct Dataplane {
     workers: Vec<dpdk::Worker>,
     control: Option<JoinHandle<()>>,
     device: Option<Device>,
+    host_device: Option<Port>,
     flows: Vec<PathBuf>,
     // Last: everything above lives in its memory.
     eal: Option<Eal>,
@@ -258,7 +260,7 @@ fn fixed_ports(config: &Config) -> Vec<PortLine> {
         PortLine {
             port: CapturePort::Host,
             name: config.host_interface.clone(),
-            kind: "tap",
+            kind: config.host_port.kind(),
         },
     ]
 }
@@ -286,6 +288,7 @@ impl Dataplane {
                 ))
             })?),
         };
+        host::check(config)?;
         let prefix = format!("oakestra-{}", config.instance);
         Memory::reclaim(&prefix);
         let choice = memory::choose(config.hugepage_mb, config.workers, config.packets)?;
@@ -311,15 +314,13 @@ impl Dataplane {
             )?,
         };
         let (uplinks, device) = open_uplinks(config, &pools)?;
-        let taps = TapPort::open(&config.host_interface, config.workers, &pools)?;
+        let host = host::open(config, &pools)?;
         let (access_group, access_ports) = AccessGroup::open(config.workers, RING_FRAMES, &pools)?;
         // The mapping comes last of what can fail: until here an earlier process's flows are untouched.
         let tables = Arc::new(Tables::new(
             mapping::open(config, &choice.memory, seed())?,
             config.workers,
         ));
-        let host_interface = taps.first().map_or(0, TapPort::ifindex);
-
         let stop = Arc::new(AtomicBool::new(false));
         let (to_control, inbox) = sync_channel(MESSAGES);
         let mut waiters = Vec::new();
@@ -353,15 +354,14 @@ impl Dataplane {
         let parts = access_ports
             .into_iter()
             .zip(uplinks)
-            .zip(taps)
+            .zip(host.hosts)
             .zip(receivers)
             .zip(waiters)
             .zip(links.iter().zip(plugs));
         for (n, (((((access, uplink), host), inbox), waiter), (link, changes))) in parts.enumerate()
         {
             waiter.add(access.fd())?;
-            waiter.add(host.fd())?;
-            for fd in uplink.fds() {
+            for fd in host.fd().into_iter().chain(uplink.fds()) {
                 waiter.add(fd)?;
             }
             let worker = Worker {
@@ -428,12 +428,13 @@ impl Dataplane {
             }
         };
         Ok(Self {
-            handle: Handle::new(to_control, host_interface, fixed_ports(config)),
+            handle: Handle::new(to_control, host.interface, fixed_ports(config)),
             stop,
             wakers: neighbours.into_iter().map(|n| n.waker).collect(),
             workers: running,
             control: Some(control),
             device,
+            host_device: host.device,
             flows: mapping::places(&config.shared_dir, &config.instance),
             eal: Some(eal),
         })
@@ -489,6 +490,11 @@ impl Drop for Dataplane {
             && let Err(error) = port.detach()
         {
             tracing::warn!("the uplink could not be detached: {error}");
+        }
+        if let Some(port) = self.host_device.take()
+            && let Err(error) = port.detach()
+        {
+            tracing::warn!("the host port could not be detached: {error}");
         }
         drop(self.eal.take());
     }

@@ -9,6 +9,8 @@
 mod containers;
 #[path = "live/ethdevs.rs"]
 mod ethdevs;
+#[path = "live/host.rs"]
+mod host;
 #[path = "live/node.rs"]
 mod node;
 

@@ -58,9 +58,10 @@ fn node(status: &Value, screen: Screen) -> Outcome {
         status["public_port"]
     );
     say!(
-        "ports        tunnel UDP {}, host interface {}, MTU {}",
+        "ports        tunnel UDP {}, host interface {} ({}), MTU {}",
         status["tunnel_port"],
         text(status, "host_interface"),
+        text(status, "host_port"),
         status["mtu"]
     );
     say!("uplink       {}", text(status, "uplink"));

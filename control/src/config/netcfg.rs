@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use dataplane::HostPort;
 use protocol::address_plan;
 
 use super::dns::{self, DnsConfig};
@@ -82,6 +83,8 @@ pub struct TlsFiles {
 pub struct DataplaneConfig {
     /// How packets leave for other nodes.
     pub uplink: UplinkChoice,
+    /// What the node's own interface is behind.
+    pub host_port: HostPort,
     /// Worker lcores; `None` lets the machine decide.
     pub workers: Option<usize>,
     /// How an idle worker waits; `None` lets the machine decide.
@@ -359,6 +362,19 @@ fn uplink(fields: &Fields) -> Result<Option<UplinkChoice>, ConfigError> {
         .map_err(|problem| fields.wrong("Uplink", problem, "auto and socket work everywhere"))
 }
 
+fn host_port(fields: &Fields) -> Result<Option<HostPort>, ConfigError> {
+    match fields.text("HostPort")?.as_deref() {
+        None => Ok(None),
+        Some("tap") => Ok(Some(HostPort::Tap)),
+        Some("virtio_user") => Ok(Some(HostPort::VirtioUser)),
+        Some(other) => Err(fields.wrong(
+            "HostPort",
+            format!("`{other}` is not known"),
+            "write tap, or virtio_user where the machine has vhost-net",
+        )),
+    }
+}
+
 fn idle(fields: &Fields) -> Result<Option<IdleMode>, ConfigError> {
     match fields.text("Idle")?.as_deref() {
         None => Ok(None),
@@ -376,6 +392,7 @@ fn dataplane(fields: &Fields) -> DataplaneConfig {
     let small = |number: u64| usize::try_from(number).ok();
     DataplaneConfig {
         uplink: fields.or(uplink(fields), UplinkChoice::Auto),
+        host_port: fields.or(host_port(fields), HostPort::Tap),
         workers: fields
             .maybe(fields.number("Workers", 1, 64))
             .and_then(small),
@@ -411,6 +428,7 @@ impl Default for NetConfig {
             dns_intercept: false,
             dataplane: DataplaneConfig {
                 uplink: UplinkChoice::Auto,
+                host_port: HostPort::Tap,
                 workers: None,
                 idle: None,
                 cpu_latency: None,
@@ -445,13 +463,15 @@ mod tests {
         assert_eq!((config.public_port, config.cluster_port), (50_103, 10_003));
         assert_eq!((config.public_address, config.cluster_host), (None, None));
         assert_eq!(config.dataplane.uplink, UplinkChoice::Auto);
+        assert_eq!(config.dataplane.host_port, HostPort::Tap);
     }
 
     #[test]
     fn ports_are_numbers_or_text_and_keys_know_no_case() {
-        let config = parse(r#"{"nodepublicport":50200,"CLUSTERMQTTPORT":"1883","Dataplane":{"Workers":"2","Idle":"spin","Flows":4096}}"#).unwrap();
+        let config = parse(r#"{"nodepublicport":50200,"CLUSTERMQTTPORT":"1883","Dataplane":{"Workers":"2","Idle":"spin","hostport":"virtio_user","Flows":4096}}"#).unwrap();
         assert_eq!((config.public_port, config.cluster_port), (50_200, 1_883));
         assert_eq!(config.dataplane.workers, Some(2));
+        assert_eq!(config.dataplane.host_port, HostPort::VirtioUser);
         assert_eq!(config.dataplane.idle, Some(IdleMode::Spin));
         assert_eq!(config.dataplane.flows, 4096);
     }
@@ -480,6 +500,7 @@ mod tests {
             (r#"{"DnsResolvers":"192.0.2.1, dns"}"#, "DnsResolvers"),
             (r#"{"Dataplane":{"Uplink":"tin can"}}"#, "Dataplane.Uplink"),
             (r#"{"Dataplane":{"Idle":"never"}}"#, "Dataplane.Idle"),
+            (r#"{"Dataplane":{"HostPort":"tun"}}"#, "Dataplane.HostPort"),
             (r#"{"Dataplane":7}"#, "Dataplane"),
             (r#"{"VhostFolder":"run/vhost"}"#, "VhostFolder"),
             (r#"{"VhostFolder":"/run/a,b"}"#, "VhostFolder"),

@@ -92,6 +92,7 @@ pub static SETTINGS: &[Setting] = &[
     net("DnsResolvers", "dns-resolvers", "NETMANAGER_DNS_RESOLVERS", "ADDRESSES", "Where other names are asked for, with commas between them; those of /etc/resolv.conf if not set"),
     net("DnsIntercept", "dns-intercept", "NETMANAGER_DNS_INTERCEPT", SWITCH, "Answer queries for services' names wherever containers send them"),
     net("Dataplane.Uplink", "uplink", "NETMANAGER_UPLINK", "UPLINK", "How packets leave for other nodes: auto, socket, af_packet[:IFACE], af_xdp[:IFACE], vfio:PCI, virtio:PCI, or DEVARGS@IFACE"),
+    net("Dataplane.HostPort", "host-port", "NETMANAGER_HOST_PORT", "tap|virtio_user", "What the node's own interface is behind: a TAP, or virtio_user on vhost-net"),
     net("Dataplane.Workers", "workers", "NETMANAGER_WORKERS", "COUNT", "Worker lcores"),
     net("Dataplane.Idle", "idle", "NETMANAGER_IDLE", "spin|backoff", "How an idle worker waits"),
     net("Dataplane.CpuLatency", "cpu-latency", "NETMANAGER_CPU_LATENCY", "MICROSECONDS", "How long an idle core may take to wake, the whole machine's (PM QoS); 0 keeps it awake"),

@@ -170,6 +170,8 @@ pub struct Status {
     pub tunnel_port: u16,
     /// The node's own interface into the overlay.
     pub host_interface: String,
+    /// What that is behind: `tap` or `virtio_user`.
+    pub host_port: &'static str,
     /// What containers may send, in bytes.
     pub mtu: u16,
     /// The link to the cluster.
@@ -587,6 +589,7 @@ impl Node {
             resting: inner.state.ledger.resting(crate::state::now()),
             tunnel_port: self.options.tun.tunnel_port,
             host_interface: self.options.tun.host_interface.clone(),
+            host_port: self.options.net.dataplane.host_port.kind(),
             mtu: self.options.tun.mtu,
             link,
             dns: self.dns.as_ref().map(Dns::status),

@@ -73,10 +73,15 @@ enum dpdk_grant {
 	DPDK_TAKES_CHAINS = 4,
 };
 
-/* Configures the device and sets up all its queues. `offloads` asks for TX checksum and segmentation
- * as far as the device has them; what it granted comes back as bits of `dpdk_grant`. */
+/* What `offloads` may ask for, each as far as the device has it. */
+enum dpdk_ask {
+	DPDK_ASK_SEND = 1,    /* finish checksums, cut segments */
+	DPDK_ASK_RECEIVE = 2, /* hand over unfinished checksums and joined TCP */
+};
+
+/* Configures the device and sets up all its queues, with bits of `dpdk_ask`; what it granted comes back as bits of `dpdk_grant`. */
 int dpdk_port_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint16_t rx_desc, uint16_t tx_desc,
-			uint16_t mtu, int rss, int offloads, struct rte_mempool *pool, unsigned int *granted);
+			uint16_t mtu, int rss, unsigned int offloads, struct rte_mempool *pool, unsigned int *granted);
 int dpdk_port_link(uint16_t port, int *up, uint32_t *mbps);
 
 #endif

@@ -97,8 +97,14 @@ uint16_t dpdk_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **into, ui
 	for (uint16_t i = 0; i < got; i++) {
 		if (i + 4 < got)
 			rte_prefetch0(RTE_PTR_ADD(into[i + 4], RTE_CACHE_LINE_SIZE));
-		if (likely((into[i]->ol_flags & requests) == 0))
+		if (likely((into[i]->ol_flags & requests) == 0)) {
+			/* Of a joined packet, the driver says there what it is to be cut by. */
+			uint16_t size = into[i]->tso_segsz;
+
 			into[i]->tx_offload = 0;
+			if (unlikely(into[i]->ol_flags & RTE_MBUF_F_RX_LRO))
+				into[i]->tso_segsz = size;
+		}
 		clear_tag(into[i]);
 	}
 	return got;
@@ -140,12 +146,14 @@ int dpdk_port_info(uint16_t port, struct dpdk_port_info *into)
 }
 
 int dpdk_port_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint16_t rx_desc, uint16_t tx_desc,
-			uint16_t mtu, int rss, int offloads, struct rte_mempool *pool, unsigned int *granted)
+			uint16_t mtu, int rss, unsigned int offloads, struct rte_mempool *pool, unsigned int *granted)
 {
 	const uint64_t requests = RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM |
 				  RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_SCTP_CKSUM |
 				  RTE_ETH_TX_OFFLOAD_TCP_TSO | RTE_ETH_TX_OFFLOAD_UDP_TSO;
 	const uint64_t checksums = RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
+	const uint64_t unfinished = RTE_ETH_RX_OFFLOAD_TCP_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM |
+				    RTE_ETH_RX_OFFLOAD_TCP_LRO;
 	struct rte_eth_dev_info info;
 	struct rte_eth_conf conf;
 	int socket, rc;
@@ -156,7 +164,7 @@ int dpdk_port_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, u
 	memset(&conf, 0, sizeof(conf));
 	/* Chains are what the pipeline hands over; a driver without the flag takes single segments only. */
 	conf.txmode.offloads = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-	if (offloads)
+	if (offloads & DPDK_ASK_SEND)
 		conf.txmode.offloads |= info.tx_offload_capa & requests;
 	conf.rxmode.mtu = mtu;
 	if (rss && rx_queues > 1) {
@@ -167,8 +175,10 @@ int dpdk_port_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, u
 			conf.rxmode.offloads |= info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_RSS_HASH;
 		}
 	}
+	if (offloads & DPDK_ASK_RECEIVE)
+		conf.rxmode.offloads |= info.rx_offload_capa & unfinished;
 	/* A packet may be longer than one mbuf of the pool. */
-	if ((uint32_t)mtu + RTE_ETHER_HDR_LEN + 8 + RTE_PKTMBUF_HEADROOM > rte_pktmbuf_data_room_size(pool))
+	if (conf.rxmode.offloads & RTE_ETH_RX_OFFLOAD_TCP_LRO || (uint32_t)mtu + RTE_ETHER_HDR_LEN + 8 + RTE_PKTMBUF_HEADROOM > rte_pktmbuf_data_room_size(pool))
 		conf.rxmode.offloads |= info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER;
 
 	rc = rte_eth_dev_configure(port, rx_queues, tx_queues, &conf);

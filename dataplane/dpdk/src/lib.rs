@@ -46,7 +46,7 @@ pub use launch::{LaunchError, Worker, WorkerError};
 pub use mbuf::{Mbuf, Segments};
 pub use memory::Memory;
 pub use mempool::{Mempool, MempoolError};
-pub use offload::{L4Checksum, Offload, Segment};
+pub use offload::{L4Checksum, Landed, Offload, Segment};
 pub use port::{Link, Port, PortConfig, PortError, PortStats, RxQueue, TxQueue};
 pub use prefetch::prefetch;
 pub use ring::{Ring, RingError, RingFlags, RingItem, RingReceiver, RingSender};

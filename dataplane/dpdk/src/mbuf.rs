@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use dpdk_sys as sys;
 
 use crate::mempool::Mempool;
-use crate::offload::{self, Offload};
+use crate::offload::{self, Landed, Offload};
 use crate::prefetch;
 use crate::tag;
 
@@ -614,6 +614,26 @@ impl Mbuf {
             (field!(head, ol_flags) & !offload::REQUESTS) | flags
         );
         self.set_tx_offload((self.tx_offload() & !offload::LENGTHS) | lengths);
+    }
+
+    /// What the device left to do of a packet that it received (see [`PortConfig::unfinished`]); `None` for a packet
+    /// that is as it was on a wire.
+    ///
+    /// [`PortConfig::unfinished`]: crate::PortConfig
+    #[inline]
+    #[must_use]
+    pub fn landed(&self) -> Option<Landed> {
+        let flags = field!(self.head(), ol_flags);
+        let unfinished = u64::from(sys::RTE_MBUF_F_RX_L4_CKSUM_NONE);
+        if flags & u64::from(sys::RTE_MBUF_F_RX_L4_CKSUM_MASK) != unfinished {
+            return None;
+        }
+        let joined = flags & u64::from(sys::RTE_MBUF_F_RX_LRO) != 0;
+        Some(if joined {
+            Landed::Joined(offload::size(self.tx_offload()))
+        } else {
+            Landed::Partial
+        })
     }
 
     /// Completes the request for an ethdev once the frame stands: `l2_len` bytes (at most 127) lie before

@@ -52,6 +52,15 @@ pub enum Segment {
     },
 }
 
+/// What a device left to do of a packet that it received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Landed {
+    /// The L4 checksum field holds the pseudo-header's sum, as with virtio's `NEEDS_CSUM`.
+    Partial,
+    /// As `Partial`, and the packet is TCP to be cut into so many payload bytes per segment.
+    Joined(u16),
+}
+
 /// The bits of `ol_flags` that an [`Offload`] owns.
 pub(crate) const REQUESTS: u64 =
     sys::RTE_MBUF_F_TX_L4_MASK | sys::RTE_MBUF_F_TX_TCP_SEG | sys::RTE_MBUF_F_TX_UDP_SEG;
@@ -61,6 +70,13 @@ const L4_SHIFT: u32 = L3_SHIFT + 9;
 const SIZE_SHIFT: u32 = L4_SHIFT + 8;
 /// The L2 length (7 bits) and the tunnel lengths behind the segment size belong to others.
 pub(crate) const LENGTHS: u64 = ((1 << (SIZE_SHIFT + 16)) - 1) & !((1 << L3_SHIFT) - 1);
+
+/// The segment size in `tx_offload`.
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // Cut to the width of the bit field.
+pub(crate) fn size(tx_offload: u64) -> u16 {
+    (tx_offload >> SIZE_SHIFT) as u16
+}
 
 impl Offload {
     /// The bits for `ol_flags` and for `tx_offload`.
@@ -91,7 +107,7 @@ impl Offload {
     #[inline]
     #[allow(clippy::cast_possible_truncation)] // Cut to the width of the bit field.
     pub(crate) fn unpack(ol_flags: u64, tx_offload: u64) -> Self {
-        let size = (tx_offload >> SIZE_SHIFT) as u16;
+        let size = size(tx_offload);
         Self {
             checksum: match ol_flags & sys::RTE_MBUF_F_TX_L4_MASK {
                 sys::RTE_MBUF_F_TX_TCP_CKSUM => L4Checksum::PartialTcp,

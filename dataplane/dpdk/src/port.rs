@@ -39,6 +39,9 @@ pub struct PortConfig {
     pub rss: bool,
     /// Let the device finish checksums and cut segments as far as it can (see [`Port::finishes`]).
     pub offloads: bool,
+    /// Let the device hand over TCP in pieces longer than the MTU, and packets with an unfinished checksum, as far as it
+    /// does (see [`Mbuf::landed`](crate::Mbuf::landed)); for who looks for these marks.
+    pub unfinished: bool,
 }
 
 impl PortConfig {
@@ -54,6 +57,7 @@ impl PortConfig {
             mtu: 1500,
             rss: false,
             offloads: false,
+            unfinished: false,
         }
     }
 }
@@ -294,6 +298,13 @@ impl Port {
             });
         }
         self.config = None;
+        let mut ask = 0;
+        if config.offloads {
+            ask |= sys::dpdk_ask::DPDK_ASK_SEND;
+        }
+        if config.unfinished {
+            ask |= sys::dpdk_ask::DPDK_ASK_RECEIVE;
+        }
         let mut granted = 0;
         // SAFETY: the port is ours and stopped, the pool lives as long as EAL, control calls are serialised.
         let rc = unsafe {
@@ -305,7 +316,7 @@ impl Port {
                 config.tx_desc,
                 config.mtu,
                 config.rss.into(),
-                config.offloads.into(),
+                ask,
                 config.pool.raw(),
                 &raw mut granted,
             )

@@ -12,8 +12,9 @@ use std::time::Duration;
 use dpdk::{Port, PortConfig, PortError, RxQueue, TxQueue};
 
 use super::Controller;
-use crate::access::{Abilities, Change, ETHDEV, Plugged};
+use crate::access::{Change, ETHDEV};
 use crate::api::CommandError;
+use crate::plugged::{Abilities, Plugged};
 
 /// How long a worker may take to give a port back. A round takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -105,6 +106,8 @@ impl Controller {
         );
         let abilities = Abilities {
             takes_chains: port.takes_chains(),
+            // An emulator that a guest is behind may take it otherwise than the kernel does.
+            takes_unfinished: false,
             mtu: MTU,
         };
         Ok((port, (queues, abilities)))

@@ -42,11 +42,18 @@ pub fn ip(arguments: &str) {
 pub struct Site {
     name: String,
     shared: PathBuf,
+    /// `tap`, `virtio_user`, or the arguments of a device.
+    host_port: &'static str,
 }
 
 impl Site {
     pub fn new(name: &str) -> Site {
+        Site::with_host_port(name, "tap")
+    }
+
+    pub fn with_host_port(name: &str, host_port: &'static str) -> Site {
         let site = Site {
+            host_port,
             name: format!("oakdp{}{name}", std::process::id()),
             shared: PathBuf::from(format!("/dev/shm/oakdp{}{name}", std::process::id())),
         };
@@ -116,8 +123,8 @@ impl Site {
         self.start_with(workers, &NAMES)
     }
 
-    /// A node's process; the containers are attached in this order.
-    pub fn start_with(&self, workers: usize, order: &[&str]) -> Node {
+    /// A node's process, which has begun to start.
+    pub fn spawn(&self, workers: usize) -> Node {
         let mut child = Command::new("ip")
             .args(["netns", "exec", &self.container("node")])
             .arg(std::env::current_exe().unwrap())
@@ -125,6 +132,7 @@ impl Site {
             .env("OAK_INSTANCE", self.name.to_lowercase())
             .env("OAK_WORKERS", workers.to_string())
             .env("OAK_SHARED", &self.shared)
+            .env("OAK_HOST_PORT", self.host_port)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -138,13 +146,20 @@ impl Site {
                 }
             }
         });
-        let mut node = Node {
+        Node {
             input: child.stdin.take().unwrap(),
             child,
             heard,
             kept: Vec::new(),
-        };
-        node.expect("ready");
+        }
+    }
+
+    /// A node's process; the containers are attached in this order.
+    pub fn start_with(&self, workers: usize, order: &[&str]) -> Node {
+        let mut node = self.spawn(workers);
+        if let Some(refused) = node.ready_or_refused() {
+            panic!("{refused}");
+        }
         for name in order {
             self.tell_mac(&mut node, name);
             node.say(&format!("attach {name}"));
@@ -191,7 +206,7 @@ impl Drop for Site {
 }
 
 /// Servers that say their name before what they were told, on UDP and TCP port 7000.
-fn serve(name: &'static str) {
+pub fn serve(name: &'static str) {
     let udp = UdpSocket::bind("[::]:7000").unwrap();
     let tcp = TcpListener::bind("[::]:7000").unwrap();
     std::thread::spawn(move || {
@@ -241,6 +256,12 @@ impl Node {
             }
             self.kept.push(line);
         }
+    }
+
+    /// Waits until the data plane has started; why it has not, else.
+    pub fn ready_or_refused(&mut self) -> Option<String> {
+        let said = self.hear(|heard| heard == "ready" || heard.starts_with("refused "));
+        said.strip_prefix("refused ").map(str::to_owned)
     }
 
     /// Waits until the node says this.

@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dataplane::{
     AccessKind, Attachment, Capture, CaptureOptions, CapturePort, Captured, Config, Count,
-    Dataplane, Event, Handle, Idle, InstanceRoute, JobRoutes, Pair, Policy, ServiceAddress, Stats,
-    Subnet, Uplink,
+    Dataplane, Event, Handle, HostPort, Idle, InstanceRoute, JobRoutes, Pair, Policy,
+    ServiceAddress, Stats, Subnet, Uplink,
 };
 
 fn pair(subnet: (u8, u16), v4: u8, v6: u16) -> Pair {
@@ -299,6 +299,11 @@ pub fn run() {
         uplink: Uplink::Socket,
         tunnel_port: 50103,
         host_interface: "oak0".to_owned(),
+        host_port: match variable("OAK_HOST_PORT") {
+            word if word == "tap" => HostPort::Tap,
+            word if word == "virtio_user" => HostPort::VirtioUser,
+            devargs => HostPort::Ethdev { devargs },
+        },
         mtu: 1450,
         packets: dataplane::PACKETS_PER_WORKER,
         instances: dataplane::INSTANCES,
@@ -313,7 +318,10 @@ pub fn run() {
             println!("\n> unresolved {address}");
         }
     };
-    let dataplane = Dataplane::start(&config, Box::new(listener)).unwrap();
+    let dataplane = match Dataplane::start(&config, Box::new(listener)) {
+        Ok(dataplane) => dataplane,
+        Err(error) => return println!("\n> refused {error}"),
+    };
     let handle = dataplane.handle();
     let gateway = pair((18, 0xfc00), 1, 1);
     handle

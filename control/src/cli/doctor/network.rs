@@ -1,7 +1,9 @@
 //! Interfaces, MTUs, the tunnel port, and the way to the other nodes.
 
+use std::path::Path;
 use std::process::Command;
 
+use dataplane::{HostPort, VHOST_NET};
 use serde_json::Value;
 
 use super::{Patient, Report};
@@ -9,6 +11,7 @@ use crate::config::{UplinkChoice, carried};
 
 pub(super) fn look(patient: &Patient<'_>, report: &mut Report) {
     let underlay = underlay(patient, report);
+    host_port(patient, report);
     host_interface(patient, report);
     tunnel_port(patient, report);
     peers(patient, report);
@@ -103,6 +106,24 @@ fn announced_address(patient: &Patient<'_>, announced: &str, report: &mut Report
             format!("{address} is announced, and no interface of this node has it"),
             "if it is forwarded here (NAT), forward UDP at NodePublicPort to TunnelPort; else correct NodePublicAddress",
         );
+    }
+}
+
+/// What the node's own interface is behind, and whether it could be behind vhost-net.
+fn host_port(patient: &Patient<'_>, report: &mut Report) {
+    const CHECK: &str = "host port";
+    let there = Path::new(VHOST_NET).exists();
+    let set = patient.settings.net.dataplane.host_port.kind();
+    let running = patient.status.as_ref().map(|s| s["host_port"].as_str());
+    let kind = running.flatten().unwrap_or(set);
+    match (&patient.settings.net.dataplane.host_port, there) {
+        (HostPort::VirtioUser, false) => report.fail(
+            CHECK,
+            format!("{set} is asked for, and this machine has no vhost-net ({VHOST_NET})"),
+            "modprobe vhost_net (and have /etc/modules-load.d do it), or set HostPort of Dataplane to tap",
+        ),
+        (_, true) => report.ok(CHECK, format!("{kind}; this machine has vhost-net")),
+        (_, false) => report.ok(CHECK, format!("{kind}; this machine has no vhost-net")),
     }
 }
 

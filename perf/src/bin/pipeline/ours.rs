@@ -117,6 +117,7 @@ fn start(job: &Job) -> Result<Dataplane> {
         },
         tunnel_port: plan::TUNNEL_PORT,
         host_interface: "oakperf".to_owned(),
+        host_port: dataplane::HostPort::Tap,
         mtu: 1450,
         packets,
         caught_zone: None,
