@@ -53,7 +53,7 @@ impl CpuLatency {
             .transpose()
             .map_err(|error| {
                 format!(
-                    "Dataplane.CpuLatency: {DEVICE}: {error}; run as root on a kernel with CONFIG_CPU_IDLE, or leave it out"
+                    "Dataplane.CpuLatency: {DEVICE}: {error}; run as root on a kernel with CONFIG_CPU_IDLE (under systemd with DeviceAllow={DEVICE} rw), or leave it out"
                 )
             })?;
         if limit.is_some() && !is_kept() {
@@ -84,6 +84,13 @@ fn open(device: &Path, limit: u32) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_unit_file_lets_the_device_be_opened() {
+        let unit = include_str!("../../config/netmanager.service");
+        let allowed = format!("DeviceAllow={DEVICE} rw");
+        assert!(unit.lines().any(|line| line == allowed));
+    }
 
     #[test]
     fn a_missing_device_is_not_made() {
