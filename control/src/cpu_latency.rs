@@ -56,7 +56,7 @@ impl CpuLatency {
                     "Dataplane.CpuLatency: {DEVICE}: {error}; run as root on a kernel with CONFIG_CPU_IDLE (under systemd with DeviceAllow={DEVICE} rw), or leave it out"
                 )
             })?;
-        if limit.is_some() && !is_kept() {
+        if limit.is_some() && !has_driver() {
             tracing::warn!("Dataplane.CpuLatency has no effect: {}", WITHOUT_DRIVER);
         }
         Ok(())
@@ -69,7 +69,7 @@ pub const WITHOUT_DRIVER: &str =
 
 /// Whether the kernel has states to choose from.
 #[must_use]
-pub fn is_kept() -> bool {
+pub fn has_driver() -> bool {
     std::fs::read_to_string(DRIVER).is_ok_and(|driver| driver.trim() != "none")
 }
 

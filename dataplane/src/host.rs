@@ -66,7 +66,7 @@ pub struct Opened {
 ///
 /// # Errors
 /// What is missing, and what to do about it.
-pub fn vhost_net() -> Result<(), String> {
+fn vhost_net() -> Result<(), String> {
     // The node of the device may be there without its module, which opening it brings in.
     match OpenOptions::new().read(true).write(true).open(VHOST_NET) {
         Ok(_) => Ok(()),

@@ -53,7 +53,7 @@ pub mod writer;
 pub use api::*;
 pub use dpdk::PortStats as DriverCounts;
 pub use handle::Handle;
-pub use host::{VHOST_NET, vhost_net};
+pub use host::VHOST_NET;
 pub use kernel_port::xdp::PROGRAM as XDP_PROGRAM;
 pub use observe::capture::{Capture, CaptureOptions, CapturePort, Captured, SNAPLEN_MAX};
 pub use observe::trace::{Ends, Place, Step, Target, Trace, TraceFilter, TraceRecord};

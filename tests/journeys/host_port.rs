@@ -71,6 +71,17 @@ fn reaches(topology: &Topology, client: &mut Container, to: IpAddr) {
     );
 }
 
+/// The node itself and the world beyond it, each as soon as its server is met.
+fn reaches_both(topology: &Topology, client: &mut Container, own: IpAddr) {
+    for target in [own, OUTSIDE] {
+        let inside = client.namespace();
+        let server = SocketAddr::new(target, HTTP_PORT);
+        let meets = || inside.connect(server, SOON).is_ok();
+        wait_until("the server is met", PATIENCE, meets).unwrap();
+        reaches(topology, client, target);
+    }
+}
+
 /// The node's own interface: whether it is there, and whether it is a TAP.
 fn interface(node: &Node) -> (bool, bool) {
     let shown = node.namespace.ip(&["-d", "link", "show"]).unwrap();
@@ -99,16 +110,7 @@ fn containers_meet_the_node_by(kind: &str, workers: u32) {
     let _inside = serve(&topology, "on-the-node", &space);
     let _outside = serve(&topology, "outside", &topology.lan.clone());
     let own = gateway(&topology.nodes[0]);
-    for target in [own, OUTSIDE] {
-        let inside = client.namespace();
-        let listens = || {
-            inside
-                .connect(SocketAddr::new(target, HTTP_PORT), SOON)
-                .is_ok()
-        };
-        wait_until("the server listens", PATIENCE, listens).unwrap();
-        reaches(&topology, &mut client, target);
-    }
+    reaches_both(&topology, &mut client, own);
     // From the node: segments of the kernel's to a container, and back.
     let bulk = SocketAddr::new(instance, BULK_PORT).to_string();
     for flags in [&[][..], &["--download"]] {
@@ -145,16 +147,7 @@ fn containers_meet_the_node_by(kind: &str, workers: u32) {
     })
     .unwrap();
     topology.restart_node(0).unwrap();
-    let inside = client.namespace();
-    for target in [own, OUTSIDE] {
-        let back = || {
-            inside
-                .connect(SocketAddr::new(target, HTTP_PORT), SOON)
-                .is_ok()
-        };
-        wait_until("the node is reached again", PATIENCE, back).unwrap();
-        reaches(&topology, &mut client, target);
-    }
+    reaches_both(&topology, &mut client, own);
     // Left for good: nothing stays.
     let node = &mut topology.nodes[0];
     node.server().post("/down", &json!({})).unwrap();

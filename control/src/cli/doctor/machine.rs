@@ -122,39 +122,6 @@ fn setting(name: &str) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-/// Whether idle cores keep to the limit that is asked for.
-pub(super) fn wake_ups(patient: &Patient<'_>, report: &mut Report) {
-    const CHECK: &str = "wake-ups";
-    const REMEDY: &str = "leave Dataplane.CpuLatency out";
-    let Some(limit) = patient.settings.net.dataplane.cpu_latency else {
-        return;
-    };
-    match cpu_latency::kept() {
-        _ if !cpu_latency::is_kept() => {
-            let finding = format!(
-                "Dataplane.CpuLatency has no effect: {}",
-                cpu_latency::WITHOUT_DRIVER
-            );
-            report.warn(
-                CHECK,
-                finding,
-                format!("load one (KVM: haltpoll), or {REMEDY}"),
-            );
-        }
-        Err(error) => report.warn(
-            CHECK,
-            format!("the limit of Dataplane.CpuLatency cannot be read: {error}"),
-            REMEDY,
-        ),
-        Ok(kept) if kept > limit && patient.status.is_some() => report.warn(
-            CHECK,
-            format!("the running node does not hold the {limit} us of Dataplane.CpuLatency"),
-            "NetManager reload",
-        ),
-        Ok(kept) => report.ok(CHECK, format!("an idle core may take {kept} us to wake")),
-    }
-}
-
 /// Kernel settings that forwarding needs; the node sets them once it has its subnetwork.
 pub(super) fn kernel(patient: &Patient<'_>, report: &mut Report) {
     const CHECK: &str = "kernel settings";
@@ -317,5 +284,35 @@ pub(super) fn clock(report: &mut Report) {
             CHECK,
             "plausible (who keeps it is not known: no timedatectl)",
         ),
+    }
+}
+
+/// Whether idle cores keep to the limit that is asked for.
+pub(super) fn wake_ups(patient: &Patient<'_>, report: &mut Report) {
+    const CHECK: &str = "wake-ups";
+    const REMEDY: &str = "leave Dataplane.CpuLatency out";
+    let Some(limit) = patient.settings.net.dataplane.cpu_latency else {
+        return;
+    };
+    if !cpu_latency::has_driver() {
+        let finding = format!(
+            "Dataplane.CpuLatency has no effect: {}",
+            cpu_latency::WITHOUT_DRIVER
+        );
+        let remedy = format!("load one (KVM: haltpoll), or {REMEDY}");
+        return report.warn(CHECK, finding, remedy);
+    }
+    match cpu_latency::kept() {
+        Err(error) => report.warn(
+            CHECK,
+            format!("the limit of Dataplane.CpuLatency cannot be read: {error}"),
+            REMEDY,
+        ),
+        Ok(kept) if kept > limit && patient.status.is_some() => report.warn(
+            CHECK,
+            format!("the running node does not hold the {limit} us of Dataplane.CpuLatency"),
+            "NetManager reload",
+        ),
+        Ok(kept) => report.ok(CHECK, format!("an idle core may take {kept} us to wake")),
     }
 }

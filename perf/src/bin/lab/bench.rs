@@ -145,6 +145,20 @@ impl Bench {
         }
     }
 
+    /// Measures on a peer's way, which is awake for as long.
+    fn on<T>(
+        &self,
+        peer: &str,
+        nodes: Nodes,
+        measure: impl FnOnce(Probe<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let way = self.awake(peer, nodes)?;
+        measure(Probe {
+            way: &way,
+            means: self.field.means(),
+        })
+    }
+
     /// Runs a case.
     ///
     /// # Errors
@@ -229,13 +243,7 @@ impl Bench {
                     case.name(),
                     round + 1
                 ));
-                let value = self.awake(peer, nodes).and_then(|way| {
-                    let probe = Probe {
-                        way: &way,
-                        means: self.field.means(),
-                    };
-                    measure(peer, probe)
-                });
+                let value = self.on(peer, nodes, |probe| measure(peer, probe));
                 match value {
                     Ok(value) => {
                         let values = rounds.values.entry(peer.to_owned()).or_default();
@@ -272,18 +280,14 @@ impl Bench {
             trials += 1;
             self.progress
                 .say(&format!("{what}, trial {trials}: {peer} at {rate:.0}/s"));
-            let way = self.awake(peer, nodes)?;
-            let probe = Probe {
-                way: &way,
-                means: self.field.means(),
-            };
-            probe.load(&Load {
+            let load = Load {
                 traffic,
                 rate: whole(rate),
                 flows,
                 seconds,
                 by: self.generator,
-            })
+            };
+            self.on(peer, nodes, |probe| probe.load(&load))
         })
     }
 
@@ -506,14 +510,12 @@ impl Bench {
                         "{}: whether {peer} holds {rate:.0}/s",
                         case.name()
                     ));
-                    let way = self.awake(peer, case.nodes())?;
-                    let probe = Probe {
-                        way: &way,
-                        means: self.field.means(),
-                    };
-                    match probe.round_trips(seconds, whole(rate), by) {
+                    let trips = self.on(peer, case.nodes(), |probe| {
+                        probe.round_trips(seconds, whole(rate), by)
+                    });
+                    match trips {
                         Err(error) if journeys::signals::interrupted() => Err(error),
-                        // Echoes that do not come: it does not hold.
+                        // Echoes that do not come, or a peer that fails: it does not hold, and the others go on.
                         outcome => Ok(outcome.ok()),
                     }
                 },
